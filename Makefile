@@ -1,0 +1,52 @@
+# Everything runs inside .venv, which the first call makes. `make help` lists the targets.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup book test lint unit lessons figures bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' \
+	  | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-9s %s\n' "$$name" "$$text"; done
+
+setup: $(READY)  ## make .venv and install the pinned requirements and the package
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "dpdiff needs Python 3.11 or newer as $(PYTHON); try: make PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+	  rm -rf $(VENV); echo "venv is missing; on Debian and Ubuntu: apt install python3-venv" >&2; \
+	  exit 1; }
+	@echo "Installing the pinned requirements into $(VENV) (a few minutes the first time) ..."
+	@$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+book: $(READY)  ## execute the lessons, build the HTML book and say where it is
+	@$(BIN)/python book/build.py
+
+test: lint  ## all that CI runs: lint, unit tests, doctests and the lessons
+	@$(BIN)/python -m pytest --doctest-modules --nbval-lax --nbval-current-env \
+	  --nbval-cell-timeout=600 tests dpdiff lessons
+
+lint: $(READY)  ## formatting and lint
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+
+unit: $(READY)  ## the unit tests alone
+	@$(BIN)/python -m pytest tests
+
+lessons: $(READY)  ## run the lessons again and store their text outputs, without images
+	@$(BIN)/python book/lessons.py
+
+figures: $(READY)  ## draw the pictures of the README and the welcome page
+	@$(BIN)/python book/figures.py
+
+bench: $(READY)  ## time the solvers
+	@$(BIN)/python benchmarks/solvers.py
+
+clean:  ## remove what was built; .venv stays
+	@rm -rf _build build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@find dpdiff tests lessons book -name __pycache__ -type d -prune -exec rm -rf {} +
