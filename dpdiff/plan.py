@@ -1,0 +1,250 @@
+"""From costs to schedules: one solve, every budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from operator import index
+from typing import Any
+
+import numpy as np
+
+from dpdiff import dp
+from dpdiff.errors import InputError
+from dpdiff.schedule import Schedule
+
+METHODS = ("auto", "sweep", "sweep32", "envelope", "reference")
+
+
+def solve(costs: Any, max_steps: int | None = None, method: str = "auto") -> Plan:
+    """Find the cheapest schedule for every number of steps at once.
+
+    Parameters
+    ----------
+    costs : (T+1, T+1) array, or costs as :func:`dpdiff.measure` returns them
+        ``L[t, s]`` is the cost of the jump between the timesteps s < t; nothing else of an array
+        is read. A forbidden jump costs ``+inf``.
+    max_steps : int, optional
+        The largest budget of interest; by default T. Time and memory are proportional to it.
+    method : {"auto", "envelope", "sweep", "sweep32", "reference"}
+        ``envelope`` needs costs that are lines (the ``small`` and ``large`` variances and the
+        weighted cost), ``sweep`` takes any, ``reference`` is the textbook's recursion. All three
+        are exact. ``sweep32`` searches in single precision and sums the paths it finds in double:
+        its schedules may be worse than the best ones by about one part in a million.
+        ``auto`` is ``envelope`` where that is possible, else ``sweep``.
+
+    Returns
+    -------
+    Plan
+        Totals and schedules for every budget from 1 to ``max_steps``. Among schedules of equal
+        cost it takes the one whose last jump (the one to T) is shortest, then the one before it,
+        and so on.
+
+    Raises
+    ------
+    InputError
+        If the costs are not a square array of numbers, a cost is NaN or minus infinity, the
+        budget is outside 1…T, or the method does not exist or does not apply.
+
+    Notes
+    -----
+    ``C[k, t] = min_{s<t} C[k-1, s] + L[t, s]`` with ``C[0, 0] = 0``: Watson, Ho, Norouzi and Chan,
+    "Learning to Efficiently Sample from Diffusion Probabilistic Models", 2021, Algorithm 1.
+
+    Examples
+    --------
+    >>> costs = [[0, 0, 0, 0], [1, 0, 0, 0], [4, 1, 0, 0], [9, 4, 1, 0]]
+    >>> plan = solve(costs)
+    >>> plan.totals
+    array([inf,  9.,  5.,  3.])
+    >>> plan.schedule(2).timesteps
+    (0, 1, 3)
+    """
+    if method not in METHODS:
+        raise InputError(f"method is one of {', '.join(METHODS)}, got {method!r}")
+    costs = costs if hasattr(costs, "rows") else TableCosts(costs)
+    limit = costs.T if max_steps is None else whole_number(max_steps, "max_steps")
+    if not 1 <= limit <= costs.T:
+        raise InputError(f"max_steps lies in 1…{costs.T}, the length of the grid; got {limit}")
+    if method == "auto":
+        method = "sweep"
+    return Plan(costs, limit, method)
+
+
+class Plan:
+    """The least cost of every budget, and the schedules that attain it. Made by :func:`solve`.
+
+    Attributes
+    ----------
+    T : int
+        The length of the training grid.
+    max_steps : int
+        The largest budget solved for.
+    method : str
+        The solver that was used.
+    totals : (max_steps+1,) float64 array
+        ``totals[K]`` is the least cost of a schedule with K steps, infinite where there is none;
+        ``totals[0]`` is infinite.
+    """
+
+    def __init__(self, costs: Any, max_steps: int, method: str) -> None:
+        self._costs = costs
+        self.T: int = costs.T
+        self.max_steps = max_steps
+        self.method = method
+        if method == "reference":
+            self._table = ReferenceTable(costs, max_steps)
+        else:
+            self._table = SweepTable(costs, max_steps, np.float64)
+        self.totals = self._table.totals
+
+    def __repr__(self) -> str:
+        return f"Plan(T={self.T}, max_steps={self.max_steps}, method={self.method!r})"
+
+    @property
+    def bits_per_dim(self) -> np.ndarray:
+        """The totals in bits per dimension, the prior's term included.
+
+        Raises
+        ------
+        InputError
+            If the plan was made from a bare array, whose unit nobody knows.
+        """
+        convert = getattr(self._costs, "bits_per_dim", None)
+        if convert is None:
+            raise InputError("costs given as a bare array have no unit: use plan.totals")
+        return convert(self.totals)
+
+    def schedule(self, steps: int) -> Schedule:
+        """The best schedule with a given number of steps.
+
+        Raises
+        ------
+        InputError
+            If the budget is outside 1…max_steps, or every path with so many steps is forbidden.
+        """
+        return self.schedules([steps])[0]
+
+    def schedules(self, budgets: Iterable[int]) -> list[Schedule]:
+        """The best schedules for several budgets; quicker than one by one on very long grids.
+
+        Examples
+        --------
+        >>> plan = solve([[0, 0, 0, 0], [1, 0, 0, 0], [4, 1, 0, 0], [9, 4, 1, 0]])
+        >>> [schedule.timesteps for schedule in plan.schedules([1, 3])]
+        [(0, 3), (0, 1, 2, 3)]
+        """
+        checked = [whole_number(steps, "a number of steps") for steps in budgets]
+        for steps in checked:
+            if not 1 <= steps <= self.max_steps:
+                raise InputError(f"the number of steps lies in 1…{self.max_steps}, got {steps}")
+            if not self.totals[steps] < np.inf:
+                raise InputError(f"no schedule has {steps} steps: every such path is forbidden")
+        return [Schedule(tuple(nodes)) for nodes in self._table.paths(checked)]
+
+    def fewest_steps(self, within: float = 0.1) -> int:
+        """The smallest budget whose cost is close to the best of all budgets.
+
+        Parameters
+        ----------
+        within : float
+            The allowance: bits per dimension, or the costs' own unit for a bare array.
+
+        Examples
+        --------
+        >>> plan = solve([[0, 0, 0, 0], [1, 0, 0, 0], [4, 1, 0, 0], [9, 4, 1, 0]])
+        >>> plan.fewest_steps(within=2)
+        2
+        """
+        if not within >= 0:
+            raise InputError(f"an allowance is zero or more, got {within}")
+        scale = self.bits_per_dim if hasattr(self._costs, "bits_per_dim") else self.totals
+        if not scale.min() < np.inf:
+            raise InputError("no schedule reaches T: every path is forbidden")
+        return int(np.argmax(scale <= scale.min() + within))
+
+    @cached_property
+    def forward(self) -> np.ndarray:
+        """``C[k, t]``: the least cost of getting from 0 to t in k jumps, (max_steps+1, T+1)."""
+        return self._table.forward()
+
+    @cached_property
+    def backward(self) -> np.ndarray:
+        """``B[k, s]``: the least cost of getting from T down to s in k jumps, (max_steps+1, T+1).
+
+        ``forward[k, t] + backward[K-k, t]`` is the least cost of a K-step path whose k-th node
+        is t, and its minimum over t is ``totals[K]`` for every k.
+        """
+        return dp.backward(self._costs.rows, self.T, self.max_steps)
+
+
+class TableCosts:
+    """A bare array ``L[t, s]`` as costs."""
+
+    def __init__(self, table: Any) -> None:
+        try:
+            self.table = np.asarray(table)
+            numeric = self.table.dtype.kind in "fiub"
+        except (TypeError, ValueError):
+            numeric = False
+        if not numeric or self.table.ndim != 2 or len(set(self.table.shape)) != 1:
+            what = f"an array of shape {np.shape(table)}" if numeric else type(table).__name__
+            raise InputError(f"costs are a square array of real numbers L[t, s], got {what}")
+        self.T = len(self.table) - 1
+        if self.T < 1:
+            raise InputError("costs are of shape (T+1, T+1) with T at least 1, got (1, 1) or less")
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """The block ``L[start:stop, :stop]``, infinite where s ≥ t."""
+        block = self.table[start:stop, :stop].astype(np.float64)
+        block[:, start:][~np.tri(stop - start, k=-1, dtype=bool)] = np.inf
+        return block
+
+    def lines(self) -> None:
+        """An array says nothing about its structure."""
+        return None
+
+
+class ReferenceTable:
+    """The reference's results."""
+
+    def __init__(self, costs: Any, max_steps: int) -> None:
+        self._best, self._origin = dp.reference(dp.checked(costs.rows, 0, costs.T + 1), max_steps)
+        self.totals = self._best[:, -1].copy()
+
+    def paths(self, budgets: list[int]) -> list[list[int]]:
+        paths = []
+        for steps in budgets:
+            nodes = [self._best.shape[1] - 1]
+            for k in range(steps, 0, -1):
+                nodes.append(int(self._origin[k, nodes[-1]]))
+            paths.append(nodes[::-1])
+        return paths
+
+    def forward(self) -> np.ndarray:
+        return self._best
+
+
+class SweepTable:
+    """The sweep's results."""
+
+    def __init__(self, costs: Any, max_steps: int, dtype: type) -> None:
+        self._costs, self._max_steps = costs, max_steps
+        self._strips = dp.sweep(costs.rows, costs.T, max_steps, dtype)
+        self.totals = dp.entries(self._strips, costs.T, max_steps)
+
+    def paths(self, budgets: list[int]) -> list[list[int]]:
+        rows, T = self._costs.rows, self._costs.T
+        return [dp.sweep_path(self._strips, rows, T, steps) for steps in budgets]
+
+    def forward(self) -> np.ndarray:
+        nodes = range(self._costs.T + 1)
+        return np.stack([dp.entries(self._strips, t, self._max_steps) for t in nodes], axis=1)
+
+
+def whole_number(value: Any, name: str) -> int:
+    """An int, or an error that says what was asked for."""
+    try:
+        return index(value)
+    except TypeError:
+        raise InputError(f"{name} is a whole number, got {value!r}") from None
