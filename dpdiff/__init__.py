@@ -1,0 +1,50 @@
+"""Optimal few-step schedules for diffusion models, by dynamic programming on the ELBO.
+
+The whole job in five lines::
+
+    denoiser = dpdiff.load("digits")
+    costs    = dpdiff.measure(denoiser, dpdiff.images("digits", split="train"), seed=0)
+    plan     = dpdiff.solve(costs)
+    schedule = plan.schedule(32)
+    samples  = dpdiff.sample(denoiser, schedule, n=64, seed=0)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from dpdiff.version import __version__
+
+# Names are imported when first used: torch alone takes longer to load than a command's --help.
+_HOMES = {
+    "Costs": "dpdiff.costs",
+    "Denoiser": "dpdiff.denoiser",
+    "InputError": "dpdiff.errors",
+    "NoiseSchedule": "dpdiff.noise",
+    "Plan": "dpdiff.plan",
+    "Schedule": "dpdiff.schedule",
+    "Score": "dpdiff.evaluation",
+    "bits_per_dim": "dpdiff.evaluation",
+    "images": "dpdiff.data",
+    "load": "dpdiff.models",
+    "load_costs": "dpdiff.models",
+    "measure": "dpdiff.measurement",
+    "sample": "dpdiff.sampling",
+    "solve": "dpdiff.plan",
+    "train": "dpdiff.training",
+}
+
+__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dpdiff' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,330 @@
+"""Measured costs: what one pass over the grid says of every jump, under every variance rule."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dpdiff.denoiser import VARIANCES
+from dpdiff.envelope import Lines
+from dpdiff.errors import InputError
+from dpdiff.files import replacing
+from dpdiff.noise import NoiseSchedule
+
+if TYPE_CHECKING:
+    from dpdiff.denoiser import Denoiser
+    from dpdiff.schedule import Schedule
+
+FORMAT = "dpdiff-costs"
+VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Costs:
+    """The cost ``L(t, s)`` of every jump, in nats per example, made on demand from statistics.
+
+    With ``a = log(g(t)²/g(s)²)`` and ``ΔSNR = SNR(s) - SNR(t)`` every rule has the form
+    ``L(t, s) = ½ [ P_t(a) + ΔSNR · M_t(a) ]`` for ``0 < s < t``:
+
+    ================= ================================= ======================
+    variance          P_t(a)                            M_t(a)
+    ================= ================================= ======================
+    ``small``         0                                 m(t)
+    ``large``         D (a + e^{-a} - 1)                e^{-a} m(t)
+    ``learned_range`` E Σ (a v + e^{-a v} - 1)          E Σ δ² e^{-a v}
+    ================= ================================= ======================
+
+    and ``optimal`` is ``½ D log(1 + ΔSNR m(t)/D)``. The learned functions of ``a`` are entire,
+    so their values at a few Chebyshev nodes of ``[0, log(g(t)²/g(1)²)]`` give them everywhere.
+    ``L(t, 0)`` is the decoder's cost. :func:`dpdiff.measure` makes these objects.
+
+    Parameters
+    ----------
+    noise : NoiseSchedule
+        The training grid.
+    shape : tuple of int
+        One example.
+    variance : str
+        The rule in force; :meth:`with_variance` changes it without measuring again.
+    statistics : dict of ndarray
+        Means over images by timestep, float64, index 0 … T: ``mse`` m(t); ``decoder_fixed``,
+        ``decoder_optimal`` and perhaps ``decoder_learned_range``; with a learned variance
+        ``penalty`` P and ``error`` M at the nodes, shape (T + 1, J). Every mean has the
+        variance of its single-image values in ``<name>_var`` (float32 at the nodes), and the
+        two node functions their covariance in ``penalty_error_cov``. ``prior`` and
+        ``prior_var`` are numbers.
+    provenance : dict
+        Model fingerprint, data, sample size, seed, version.
+    """
+
+    noise: NoiseSchedule
+    shape: tuple[int, ...]
+    variance: str
+    statistics: dict[str, np.ndarray]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.variance not in self.variances:
+            raise InputError(
+                f"these costs know the variances {', '.join(self.variances)}; "
+                f"got {self.variance!r}"
+            )
+
+    @property
+    def T(self) -> int:
+        """Length of the grid."""
+        return self.noise.T
+
+    @property
+    def dims(self) -> int:
+        """D, the number of dimensions of one example."""
+        return int(np.prod(self.shape))
+
+    @property
+    def variances(self) -> tuple[str, ...]:
+        """The rules these statistics serve."""
+        learned = "penalty" in self.statistics
+        return tuple(v for v in VARIANCES if learned or v != "learned_range")
+
+    @property
+    def mse(self) -> np.ndarray:
+        """``m(t) = E‖x_0 - x̂_0‖²``, shape (T + 1,)."""
+        return self.statistics["mse"]
+
+    @property
+    def prior(self) -> float:
+        """``E KL(q(x_T|x_0) || N(0, I))`` in nats."""
+        return float(self.statistics["prior"])
+
+    def with_variance(self, variance: str) -> Costs:
+        """The same measurement read under another variance rule."""
+        return replace(self, variance=variance)
+
+    def weighted(self) -> LineCosts:
+        """The paper's reweighted objective ``L_w(t, s) = (t - s) m(t)`` (its section 4.2)."""
+        t = np.arange(self.T + 1.0)
+        return LineCosts(Lines(t * self.mse, self.mse, np.zeros_like(t), -t, t * self.mse))
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """A block of the table ``L[t, s]``.
+
+        Parameters
+        ----------
+        start, stop : int
+            Rows ``start ≤ t < stop``.
+
+        Returns
+        -------
+        ndarray of float64, shape (stop - start, stop)
+            Column ``s``; entries with ``s ≥ t`` are ``+inf``.
+        """
+        block = np.full((stop - start, stop), np.inf)
+        t, s = np.arange(start, stop)[:, None], np.arange(1, stop)[None, :]
+        with np.errstate(all="ignore"):  # entries above the diagonal are thrown away
+            block[:, 1:] = np.where(s < t, self.jump_costs(t, s), np.inf)
+        block[:, 0] = self.decoder_costs[start:stop]
+        if start == 0:
+            block[0, 0] = np.inf
+        return block
+
+    def table(self) -> np.ndarray:
+        """The whole table, shape (T + 1, T + 1)."""
+        return self.rows(0, self.T + 1)
+
+    @property
+    def decoder_costs(self) -> np.ndarray:
+        """``L(t, 0)`` for every t, shape (T + 1,)."""
+        return self.statistics[self._decoder_name]
+
+    @property
+    def _decoder_name(self) -> str:
+        fixed = self.variance in ("small", "large")
+        return "decoder_fixed" if fixed else f"decoder_{self.variance}"
+
+    def jump_costs(self, t: np.ndarray, s: np.ndarray) -> np.ndarray:
+        """``L(t, s)`` for arrays of timesteps with ``0 < s < t``, broadcast against each other."""
+        gap, a = self.noise.snr_gap(t, s), self.noise.log_ratio(t, s)
+        if self.variance == "small":
+            return 0.5 * gap * self.mse[t]
+        if self.variance == "large":
+            return 0.5 * (self.dims * (a + np.expm1(-a)) + gap * np.exp(-a) * self.mse[t])
+        if self.variance == "optimal":
+            return 0.5 * self.dims * np.log1p(gap * self.mse[t] / self.dims)
+        return 0.5 * (self._interpolated("penalty", t, a) + gap * self._interpolated("error", t, a))
+
+    def lines(self) -> Lines | None:
+        """The costs as lines in x(t), where the rule allows it: ``small`` and ``large``."""
+        m, snr, first = self.mse, np.exp(self.noise.log_snr), self.decoder_costs
+        zero = np.zeros_like(m)
+        snr[0] = 0.0  # s = 0 enters through `first`
+        if self.variance == "small":
+            return Lines(-0.5 * snr * m, 0.5 * m, zero, snr, first)
+        if self.variance != "large":
+            return None
+        D, g2, log_g2 = self.dims, self.noise.g**2, self.noise.log_g2.copy()
+        g2[0], log_g2[0] = 1.0, 0.0  # the same for t = 0
+        const = 0.5 * (D * (log_g2 - 1) + m / g2)
+        return Lines(const, 0.5 * (D - m / g2) / g2, -0.5 * D * log_g2, g2, first)
+
+    def edges(self, schedule: Schedule) -> np.ndarray:
+        """Costs of a schedule's jumps in nats, shape (K,), the decoder's first."""
+        self._check_grid(schedule)
+        t = np.array(schedule.timesteps)
+        jumps = self.jump_costs(t[2:], t[1:-1])
+        return np.concatenate([self.decoder_costs[t[1:2]], jumps])
+
+    def bits_per_dim(self, nats: np.ndarray | float) -> Any:
+        """Turn totals over a path, in nats, into bits/dim; the prior term is added here."""
+        return (nats + self.prior) / (self.dims * np.log(2))
+
+    def score(self, schedule: Schedule) -> tuple[float, float]:
+        """Bits/dim of a schedule on the measured images, and its Monte-Carlo standard error.
+
+        The standard error is that of the noise and the sampling of images at each timestep,
+        taken as independent between timesteps. A schedule chosen on these very costs looks
+        better here than it is: score it with :func:`dpdiff.bits_per_dim` on held-out images.
+        """
+        nats = self.edges(schedule).sum()
+        n = self.provenance["per_step"]
+        variance = self._edge_variances(schedule).sum() / n
+        return float(self.bits_per_dim(nats)), float(np.sqrt(variance) / (self.dims * np.log(2)))
+
+    def _edge_variances(self, schedule: Schedule) -> np.ndarray:
+        nodes, stats = np.array(schedule.timesteps), self.statistics
+        t, s = nodes[2:], nodes[1:-1]
+        gap, a = self.noise.snr_gap(t, s), self.noise.log_ratio(t, s)
+        if self.variance == "learned_range":
+            penalty, error, both = (
+                self._interpolated(name, t, a)
+                for name in ("penalty_var", "error_var", "penalty_error_cov")
+            )
+            jumps = 0.25 * np.maximum(penalty + 2 * gap * both + gap**2 * error, 0)
+        else:  # dL/dm, since m(t) is all that was measured
+            shrink = {"small": 1.0, "large": np.exp(-a)}.get(self.variance)
+            if shrink is None:
+                shrink = 1 / (1 + gap * self.mse[t] / self.dims)
+            jumps = (0.5 * gap * shrink) ** 2 * stats["mse_var"][t]
+        return np.concatenate([stats[self._decoder_name + "_var"][nodes[1:2]], jumps])
+
+    @cached_property
+    def _coefficients(self) -> dict[str, np.ndarray]:
+        """Chebyshev coefficients of the node functions, each of shape (J, T + 1)."""
+        names = ("penalty", "error", "penalty_var", "error_var", "penalty_error_cov")
+        nodes = self.statistics["penalty"].shape[1]
+        to_coefficients = chebyshev_transform(nodes)
+        return {k: to_coefficients @ self.statistics[k].T.astype(np.float64) for k in names}
+
+    def _interpolated(self, name: str, t: np.ndarray, a: np.ndarray) -> np.ndarray:
+        width = self.noise.log_ratio(t, 1)
+        return np.polynomial.chebyshev.chebval(
+            2 * a / width - 1, self._coefficients[name][:, t], tensor=False
+        )
+
+    def check_model(self, denoiser: Denoiser) -> None:
+        """Refuse to be used with a model that these costs were not measured on."""
+        if denoiser.fingerprint != self.provenance.get("model"):
+            raise InputError(
+                f"these costs were measured on model {self.provenance.get('model')}, "
+                f"the model given is {denoiser.fingerprint}: measure it first"
+            )
+
+    def _check_grid(self, schedule: Schedule) -> None:
+        if schedule.T != self.T:
+            raise InputError(f"the schedule ends at T = {schedule.T}, the costs at {self.T}")
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to one ``.npz`` file; the file is complete or absent."""
+        about = {
+            "format": FORMAT,
+            "version": VERSION,
+            "shape": list(self.shape),
+            "variance": self.variance,
+            "provenance": self.provenance,
+        }
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer, about=json.dumps(about), betas=self.noise.betas, **self.statistics
+        )
+        with replacing(path) as file:
+            file.write(buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Costs:
+        """Read costs that :meth:`save` wrote.
+
+        Raises
+        ------
+        InputError
+            If the file is missing, truncated, not such a file, or of another version.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+            about = json.loads(str(arrays.pop("about")))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise InputError(f"{path} cannot be read as a costs file: {error}") from error
+        if about.get("format") != FORMAT or about.get("version") != VERSION:
+            raise InputError(
+                f"{path} is {about.get('format')} version {about.get('version')}; "
+                f"this dpdiff reads {FORMAT} version {VERSION}"
+            )
+        noise = NoiseSchedule(arrays.pop("betas"))
+        return cls(noise, tuple(about["shape"]), about["variance"], arrays, about["provenance"])
+
+
+@dataclass(frozen=True)
+class LineCosts:
+    """Costs that are lines and nothing more, such as the weighted objective."""
+
+    line_arrays: Lines
+
+    @property
+    def T(self) -> int:
+        """Length of the grid."""
+        return len(self.line_arrays.x) - 1
+
+    def lines(self) -> Lines:
+        """The lines themselves."""
+        return self.line_arrays
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """A block of the table, as :meth:`Costs.rows`."""
+        const, x, intercept, slope, first = self.line_arrays
+        t, s = np.arange(start, stop)[:, None], np.arange(stop)[None, :]
+        block = const[t] + intercept[s] + slope[s] * x[t]
+        block[:, 0] = first[start:stop]
+        block[s >= t] = np.inf
+        return block
+
+
+def chebyshev_nodes(count: int) -> np.ndarray:
+    """Chebyshev's nodes on [-1, 1], shape (count,).
+
+    Examples
+    --------
+    >>> chebyshev_nodes(2).round(4)
+    array([ 0.7071, -0.7071])
+    """
+    return np.cos(np.pi * (np.arange(count) + 0.5) / count)
+
+
+def chebyshev_transform(count: int) -> np.ndarray:
+    """The matrix that takes values at the nodes to Chebyshev coefficients.
+
+    Examples
+    --------
+    >>> values = 3 + 2 * chebyshev_nodes(4)
+    >>> (chebyshev_transform(4) @ values).round(12)
+    array([3., 2., 0., 0.])
+    """
+    angles = np.pi * np.outer(np.arange(count), np.arange(count) + 0.5) / count
+    matrix = 2 / count * np.cos(angles)
+    matrix[0] /= 2
+    return matrix

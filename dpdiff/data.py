@@ -1,0 +1,110 @@
+"""Images by name, as integers: the levels the data really has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dpdiff.errors import InputError
+
+SPLITS = ("train", "test")
+
+
+def images(name: str = "digits", *, split: str = "train") -> np.ndarray:
+    """The images of a data set that is always at hand.
+
+    Parameters
+    ----------
+    name : {"digits"}
+        scikit-learn's 1,797 handwritten digits, 8×8 pixels of 17 levels.
+    split : {"train", "test"}
+        Every fifth image is held out: 1,437 train and 360 test images.
+
+    Returns
+    -------
+    ndarray of uint8, shape (N, 1, 8, 8)
+        Values 0 … 16.
+
+    Raises
+    ------
+    InputError
+        If the name or the split is unknown.
+
+    Examples
+    --------
+    >>> images("digits", split="test").shape
+    (360, 1, 8, 8)
+    """
+    if name != "digits":
+        raise InputError(f"unknown data set {name!r}; known is 'digits'")
+    if split not in SPLITS:
+        raise InputError(f"split is 'train' or 'test', got {split!r}")
+    from sklearn.datasets import load_digits
+
+    pixels = load_digits().images.astype(np.uint8)[:, None]
+    held_out = np.arange(len(pixels)) % 5 == 4
+    return pixels[held_out if split == "test" else ~held_out]
+
+
+def check(images: Any, shape: tuple[int, ...], levels: int | None) -> np.ndarray:
+    """Refuse images that a denoiser of this shape and these levels cannot be given.
+
+    Parameters
+    ----------
+    images : array_like, shape (N, *shape)
+        Integers in ``0 … levels - 1``, or finite floats when ``levels`` is None.
+    shape : tuple of int
+        One example.
+    levels : int or None
+        The data's levels.
+
+    Returns
+    -------
+    ndarray
+        The same images.
+
+    Raises
+    ------
+    InputError
+        If there are none, or their shape, dtype or range is wrong.
+
+    Examples
+    --------
+    >>> check(np.zeros((5, 2), dtype=np.uint8), (2,), 256).shape
+    (5, 2)
+    """
+    array = np.asarray(images)
+    if len(array.shape) == 0 or len(array) == 0:
+        raise InputError("the data set is empty")
+    if array.shape[1:] != tuple(shape):
+        raise InputError(
+            f"images have shape {array.shape[1:]}, the model takes {tuple(shape)} "
+            "(channels first, no batch dimension)"
+        )
+    if levels is None:
+        if array.dtype.kind != "f" or not np.isfinite(array).all():
+            raise InputError(f"continuous data are finite floats, got dtype {array.dtype}")
+        return array
+    if array.dtype.kind not in "iu":
+        raise InputError(
+            f"images are integers 0…{levels - 1}, got dtype {array.dtype}; "
+            f"for floats in [-1, 1] pass ((x + 1) * {(levels - 1) / 2:g}).round().astype(int)"
+        )
+    low, high = array.min(), array.max()
+    if low < 0 or high >= levels:
+        raise InputError(f"images lie in 0…{levels - 1}, got values from {low} to {high}")
+    return array
+
+
+def scaled(images: np.ndarray, levels: int | None) -> np.ndarray:
+    """Levels ``0 … levels - 1`` as float64 in [-1, 1]; continuous data as they are.
+
+    Examples
+    --------
+    >>> scaled(np.array([0, 8, 16]), 17)
+    array([-1.,  0.,  1.])
+    """
+    if levels is None:
+        return np.asarray(images, dtype=np.float64)
+    return np.asarray(images, dtype=np.float64) * (2 / (levels - 1)) - 1

@@ -1,0 +1,346 @@
+"""Training the bundled models: L_hybrid, exponential averaging, restartable to the same bits."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dpdiff import data
+from dpdiff.denoiser import Denoiser
+from dpdiff.elbo import decoder_cost, jump_cost
+from dpdiff.errors import InputError
+from dpdiff.files import replacing
+from dpdiff.noise import NoiseSchedule
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DModel
+
+CHECKPOINT = "training.pt"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides a trained model, apart from the hardware.
+
+    ``vlb_weight`` is λ of ``L_hybrid = L_simple + λ L_vlb`` (Nichol & Dhariwal 2021, eq. 16,
+    which take 0.001), with L_vlb in bits/dim; its gradient reaches the variance output only.
+    """
+
+    dataset: str
+    shape: tuple[int, int, int]
+    levels: int
+    channels: tuple[int, ...]
+    layers: int
+    attention: tuple[bool, ...]
+    dropout: float
+    T: int = 4000
+    first_beta: float | None = None
+    predicts: str = "v"
+    vlb_weight: float = 1e-3
+    steps: int = 9_000
+    batch: int = 128
+    learning_rate: float = 1e-3
+    warmup: int = 200
+    ema: float = 0.999
+    validate_every: int = 500
+    seed: int = 0
+
+
+RECIPES = {
+    "digits": Recipe(
+        dataset="digits",
+        shape=(1, 8, 8),
+        levels=17,
+        channels=(48, 64),
+        layers=1,
+        attention=(False, True),
+        dropout=0.1,
+        first_beta=0.0025,
+    ),
+}
+
+
+def build_network(recipe: Recipe) -> UNet2DModel:
+    """The recipe's U-Net, untrained: learned-range variance, so twice the channels come out."""
+    from diffusers import UNet2DModel
+
+    channels = recipe.shape[0]
+    return UNet2DModel(
+        sample_size=recipe.shape[1],
+        in_channels=channels,
+        out_channels=2 * channels,
+        layers_per_block=recipe.layers,
+        block_out_channels=recipe.channels,
+        down_block_types=[("Attn" if a else "") + "DownBlock2D" for a in recipe.attention],
+        up_block_types=[("Attn" if a else "") + "UpBlock2D" for a in reversed(recipe.attention)],
+        norm_num_groups=8,
+        attention_head_dim=16,
+        dropout=recipe.dropout,
+        resnet_time_scale_shift="scale_shift",
+    )
+
+
+class Trainer:
+    """A training run: its networks, its place in the recipe, and its checkpoint on disk.
+
+    Every step draws its batch, timesteps, noise and dropout from ``(seed, step)`` alone, so a
+    run that was killed goes on from its last checkpoint as if nothing had happened.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        What to train.
+    folder : Path
+        Where the checkpoint lives; one that is there already is continued.
+
+    Raises
+    ------
+    InputError
+        If the folder holds a checkpoint of another recipe.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        self.recipe, self.folder = recipe, folder
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        torch.manual_seed(recipe.seed)
+        self.network = build_network(recipe).to(self.device)
+        self.average = build_network(recipe).to(self.device)
+        self.average.load_state_dict(self.network.state_dict())
+        self.best = self.average.state_dict()
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=0.01)
+        self.noise = NoiseSchedule.cosine(recipe.T, recipe.first_beta)
+        images = data.images(recipe.dataset, split="train")
+        validation = np.arange(len(images)) % 10 == 9
+        x0 = torch.as_tensor(data.scaled(images, recipe.levels), dtype=torch.float32)
+        self.images = x0[~validation].to(self.device)
+        self.validation = x0[validation].to(self.device)
+        self.step, self.history = 0, []
+        self._resume()
+
+    def run(self, *, progress: bool = True) -> Denoiser:
+        """Train to the recipe's last step and return the best averaged network.
+
+        "Best" is by the bound on a tenth of the training split that no gradient sees.
+        """
+        recipe = self.recipe
+        bar = tqdm(total=recipe.steps, initial=self.step, desc="train", disable=not progress)
+        while self.step < recipe.steps:
+            loss = self._update()
+            bar.update()
+            if self.step % recipe.validate_every == 0 or self.step == recipe.steps:
+                self._validate()
+                self._checkpoint()
+                bar.set_postfix(loss=f"{loss:.4f}", bpd=f"{self.history[-1][1]:.3f}")
+        bar.close()
+        self.average.load_state_dict(self.best)
+        return self._denoiser(self.average)
+
+    def _denoiser(self, network: torch.nn.Module) -> Denoiser:
+        recipe = self.recipe
+        return Denoiser(
+            network,
+            self.noise,
+            predicts=recipe.predicts,
+            variance="learned_range",
+            shape=recipe.shape,
+            levels=recipe.levels,
+        )
+
+    def _update(self) -> float:
+        recipe, step = self.recipe, self.step
+        generator = torch.Generator().manual_seed(recipe.seed * 2**32 + step)
+        torch.manual_seed(recipe.seed * 2**32 + step)  # dropout draws from the global generator
+        rows = torch.randint(len(self.images), (recipe.batch,), generator=generator)
+        x0 = self.images[rows.to(self.device)]
+        # One uniform offset spreads the batch evenly over the grid: less variance, no bias.
+        offset = torch.rand((), generator=generator).item()
+        t = 1 + ((np.arange(recipe.batch) + offset) * recipe.T / recipe.batch).astype(int)
+        eps = torch.randn(x0.shape, generator=generator).to(self.device)
+        denoiser = self._denoiser(self.network)
+        self.network.train()
+        simple, bound = losses(denoiser, x0, t, eps)
+        loss = simple.mean() + recipe.vlb_weight * bound.mean()
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * learning_rate_factor(step, recipe)
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimizer.step()
+        # The average starts as a plain mean and only then forgets.
+        decay = min(recipe.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for mean, weight in zip(
+                self.average.parameters(), self.network.parameters(), strict=True
+            ):
+                mean.lerp_(weight, 1 - decay)
+        self.step += 1
+        return loss.item()
+
+    @torch.no_grad()
+    def _validate(self) -> None:
+        """Estimate the bound with the same noise every time, so that changes are the model's."""
+        recipe, images = self.recipe, self.validation
+        generator = torch.Generator().manual_seed(recipe.seed)
+        denoiser, draws, total = self._denoiser(self.average), 64, 0.0
+        for draw in range(draws):
+            eps = torch.randn(images.shape, generator=generator).to(self.device)
+            place = (np.arange(len(images)) / len(images) + draw) / draws
+            total += losses(denoiser, images, 1 + (place * recipe.T).astype(int), eps)[1].mean()
+        score = float(total) / draws
+        if all(score < earlier for _, earlier in self.history):
+            self.best = {k: w.clone() for k, w in self.average.state_dict().items()}
+        self.history.append((self.step, score))
+
+    def _checkpoint(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            "recipe": repr(self.recipe),
+            "step": self.step,
+            "history": self.history,
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "best": self.best,
+            "optimizer": self.optimizer.state_dict(),
+        }
+        with replacing(self.folder / CHECKPOINT) as file:
+            torch.save(state, file)
+
+    def _resume(self) -> None:
+        path = self.folder / CHECKPOINT
+        if not path.exists():
+            return
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        if state["recipe"] != repr(self.recipe):
+            raise InputError(
+                f"{path} was made by another recipe; choose another folder or remove the file"
+            )
+        self.step, self.history, self.best = state["step"], state["history"], state["best"]
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def learning_rate_factor(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then a half cosine down to zero."""
+    if step < recipe.warmup:
+        return (step + 1) / recipe.warmup
+    return 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+
+
+def losses(denoiser: Denoiser, x0: Tensor, t: np.ndarray, eps: Tensor) -> tuple[Tensor, Tensor]:
+    """The two parts of L_hybrid for a batch.
+
+    Parameters
+    ----------
+    denoiser : Denoiser
+        With learned-range variance, predicting ``eps`` or ``v``.
+    x0, eps : Tensor, shape (B, *shape)
+        Data in [-1, 1] and Gaussian noise.
+    t : ndarray of int, shape (B,)
+        Timesteps in 1 … T.
+
+    Returns
+    -------
+    simple : Tensor, shape (B,)
+        Mean squared error of the network's own target.
+    bound : Tensor, shape (B,)
+        ``T`` times the cost of the jump ``t → t - 1`` in bits/dim, an unbiased estimate of L_vlb
+        for uniform ``t``; gradients flow through the variance only.
+    """
+    noise = denoiser.noise
+    per_example = (-1,) + (1,) * (x0.ndim - 1)
+
+    def coefficient(values: np.ndarray) -> Tensor:
+        return torch.as_tensor(values, dtype=x0.dtype, device=x0.device).reshape(per_example)
+
+    f, g = coefficient(noise.f[t]), coefficient(noise.g[t])
+    x_t = f * x0 + g * eps
+    output, v = denoiser.network_output(x_t, t)
+    target = f * eps - g * x0 if denoiser.predicts == "v" else eps
+    mean = f * x_t - g * output if denoiser.predicts == "v" else (x_t - g * output) / f
+    mean = mean.detach().clamp(-1, 1)
+    s = np.maximum(t - 1, 1)  # the decoder takes the place of the jump to 0
+    jump = jump_cost(
+        coefficient(noise.log_ratio(t, s)) * v,
+        (x0 - mean) ** 2,
+        coefficient(noise.snr_gap(t, s)),
+    )
+    floor = denoiser.decoder_floor(1)
+    log_variance = floor + (noise.log_g2[1] - floor) * v
+    first = coefficient(t) == 1
+    decoder = decoder_cost(x0, mean, torch.where(first, log_variance, 0.0), denoiser.levels)
+    bound = torch.where(first, decoder, jump).flatten(1).mean(1) * (noise.T / math.log(2))
+    return (target - output).square().flatten(1).mean(1), bound
+
+
+def save_model(denoiser: Denoiser, recipe: Recipe, history: list, folder: Path) -> None:
+    """Write a diffusers pipeline folder: ``unet/``, ``scheduler/``, ``model_index.json``.
+
+    The weights are float16 safetensors. ``dpdiff.json`` beside them holds what diffusers has no
+    word for: the data's levels and the recipe.
+
+    Parameters
+    ----------
+    denoiser : Denoiser
+        A trained ``UNet2DModel``.
+    recipe : Recipe
+        How it was trained.
+    history : list of (int, float)
+        Validation bits/dim by step.
+    folder : Path
+        Where to write.
+    """
+    import json
+
+    from diffusers import DDPMPipeline, DDPMScheduler
+
+    scheduler = DDPMScheduler(
+        num_train_timesteps=denoiser.noise.T,
+        trained_betas=denoiser.noise.betas.tolist(),
+        prediction_type={"eps": "epsilon", "x0": "sample", "v": "v_prediction"}[denoiser.predicts],
+        variance_type=denoiser.network_variance,
+        clip_sample=denoiser.clip,
+    )
+    network = denoiser.network.half()
+    DDPMPipeline(unet=network, scheduler=scheduler).save_pretrained(folder)
+    extra: dict[str, Any] = {"levels": denoiser.levels, "recipe": asdict(recipe)}
+    extra["validation"] = history
+    with replacing(folder / "dpdiff.json") as file:
+        file.write(json.dumps(extra, indent=1).encode())
+
+
+def train(name: str, folder: str | Path, *, progress: bool = True) -> Path:
+    """Train a bundled model from its recipe; run it again to continue a run that was cut off.
+
+    Parameters
+    ----------
+    name : {"digits"}
+        The recipe.
+    folder : str or Path
+        Receives the checkpoint while training and the model, a diffusers pipeline folder, at
+        the end.
+
+    Returns
+    -------
+    Path
+        The model's folder.
+
+    Raises
+    ------
+    InputError
+        If the name is unknown, or the folder holds a checkpoint of another recipe.
+    """
+    if name not in RECIPES:
+        raise InputError(f"no recipe {name!r}; known are {', '.join(RECIPES)}")
+    folder = Path(folder)
+    trainer = Trainer(RECIPES[name], folder)
+    denoiser = trainer.run(progress=progress)
+    save_model(denoiser, trainer.recipe, trainer.history, folder)
+    return folder
