@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dpdiff import dp
+from dpdiff.envelope import EnvelopeTable
 from dpdiff.errors import InputError
 from dpdiff.schedule import Schedule
 
@@ -57,8 +58,8 @@ def solve(costs: Any, max_steps: int | None = None, method: str = "auto") -> Pla
     >>> plan = solve(costs)
     >>> plan.totals
     array([inf,  9.,  5.,  3.])
-    >>> plan.schedule(2).timesteps
-    (0, 1, 3)
+    >>> plan.schedule(2).timesteps  # (0, 1, 3) costs the same: the shorter last jump wins
+    (0, 2, 3)
     """
     if method not in METHODS:
         raise InputError(f"method is one of {', '.join(METHODS)}, got {method!r}")
@@ -66,8 +67,11 @@ def solve(costs: Any, max_steps: int | None = None, method: str = "auto") -> Pla
     limit = costs.T if max_steps is None else whole_number(max_steps, "max_steps")
     if not 1 <= limit <= costs.T:
         raise InputError(f"max_steps lies in 1…{costs.T}, the length of the grid; got {limit}")
+    has_lines = costs.lines() is not None
+    if method == "envelope" and not has_lines:
+        raise InputError("these costs are no lines, which the envelope needs: use method='sweep'")
     if method == "auto":
-        method = "sweep"
+        method = "envelope" if has_lines else "sweep"
     return Plan(costs, limit, method)
 
 
@@ -94,6 +98,8 @@ class Plan:
         self.method = method
         if method == "reference":
             self._table = ReferenceTable(costs, max_steps)
+        elif method == "envelope":
+            self._table = EnvelopeTable(costs.lines(), max_steps)
         else:
             self._table = SweepTable(costs, max_steps, np.float64)
         self.totals = self._table.totals
