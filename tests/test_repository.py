@@ -1,0 +1,158 @@
+"""The repository agrees with itself: versions, notebooks, pictures, packaging."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dpdiff.version import __version__
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+NOTEBOOKS = sorted((ROOT / "lessons").glob("*.ipynb"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
+
+
+def name_of(requirement):
+    return re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
+
+
+def pins():
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    lines = [line for line in lines if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+( *;.*)?", line) for line in lines)
+    return {name_of(line): line.split(";")[0].split("==")[1].strip() for line in lines}
+
+
+def test_citation_names_the_current_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == __version__
+
+
+def test_changelog_begins_with_the_current_version():
+    headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.M)
+    assert headings[0] == __version__
+
+
+def test_every_direct_dependency_is_pinned_within_its_range():
+    extras = PROJECT["optional-dependencies"]
+    pinned = pins()
+    for requirement in [*PROJECT["dependencies"], *extras["test"], *extras["book"]]:
+        lowest = re.search(r">=([\d.]+)", requirement)[1]
+        found = pinned[name_of(requirement)]
+        numbers = [[int(n) for n in re.findall(r"\d+", v)[:3]] for v in (found, lowest)]
+        assert numbers[0] >= numbers[1], requirement
+
+
+def test_binder_pins_what_the_requirements_pin():
+    channels = yaml.safe_load((ROOT / "binder" / "environment.yml").read_text())["dependencies"]
+    pinned = pins()
+    for line in channels[-1]["pip"]:
+        assert pinned[name_of(line)] == line.split("==")[1]
+    torch = next(line for line in channels if str(line).startswith("pytorch"))
+    assert torch.split("=")[1] == pinned["torch"]
+    assert {name_of(r) for r in PROJECT["dependencies"]} <= {
+        "torch",
+        *(name_of(line) for line in channels[-1]["pip"]),
+    }
+
+
+def test_every_page_of_the_contents_exists():
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    files = [toc["root"], *(page["file"] for part in toc["parts"] for page in part["chapters"])]
+    for file in files:
+        assert any((ROOT / f"{file}{ending}").exists() for ending in (".md", ".ipynb")), file
+    listed = {Path(file).name for file in files if file.startswith("lessons/")}
+    assert listed == {path.stem for path in NOTEBOOKS}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_pictures_of_pages_exist_and_have_alt_text(page):
+    text = page.read_text()
+    assert "<img" not in text
+    for alt, target in re.findall(r"!\[(.*?)\]\((\S+?)\)", text):
+        assert len(alt) > 20, f"{page.name}: {target} has no alt text"
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+    for target, options in re.findall(
+        r"^[:`]{3,}\{(?:figure|image)\} (\S+)\n(.*?)^[:`]{3,}", text, flags=re.M | re.S
+    ):
+        assert ":alt:" in options, f"{page.name}: {target} has no alt text"
+        assert (page.parent / target).exists(), target
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda p: p.stem)
+def notebook(request):
+    return json.loads(request.param.read_text())
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def printed(cell):
+    """All stored text of a cell."""
+    text = ""
+    for output in cell["outputs"]:
+        text += "".join(output.get("text", ""))
+        text += "".join(output.get("data", {}).get("text/plain", ""))
+    return text
+
+
+def test_there_is_a_lesson():
+    assert NOTEBOOKS
+
+
+def test_notebook_was_run_from_top_to_bottom(notebook):
+    counts = [cell["execution_count"] for cell in code_cells(notebook)]
+    assert counts == list(range(1, len(counts) + 1))
+    assert any(printed(cell) for cell in code_cells(notebook))
+
+
+def test_notebook_stores_text_alone(notebook):
+    for cell in code_cells(notebook):
+        for output in cell["outputs"]:
+            assert output["output_type"] != "error"
+            assert output.get("name") != "stderr"
+            assert not [kind for kind in output.get("data", {}) if kind.startswith("image/")]
+
+
+def test_notebook_tells_nothing_of_the_machine_it_ran_on(notebook):
+    assert notebook["metadata"]["language_info"] == {"name": "python"}
+    text = json.dumps(notebook)
+    assert not re.search(r"/(home|Users|root|tmp)/", text)
+
+
+def test_checked_outputs_are_stored(notebook):
+    checked = [
+        c for c in code_cells(notebook) if "nbval-check-output" in c["metadata"].get("tags", [])
+    ]
+    assert checked
+    assert all(printed(cell) for cell in checked)
+
+
+def test_every_drawing_cell_has_a_caption_and_alt_text(notebook):
+    for cell in code_cells(notebook):
+        if "<Figure" not in printed(cell):
+            continue
+        shown = cell["metadata"].get("mystnb", {})
+        assert len(shown.get("image", {}).get("alt", "")) > 20, cell["id"]
+        assert len(shown.get("figure", {}).get("caption", "")) > 20, cell["id"]
+
+
+def test_every_exercise_has_a_solution(notebook):
+    text = "\n".join(
+        "".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "markdown"
+    )
+    exercises = re.findall(r"\{exercise\}.*\n:label: (\S+)", text)
+    assert exercises
+    assert sorted(exercises) == sorted(re.findall(r"\{solution-start\} (\S+)", text))
+
+
+def test_no_file_names_a_package_registry():
+    words = re.compile(r"(index-url|find-links)[ =]+\S*://|extra-index")
+    for path in [ROOT / "requirements.txt", ROOT / "pyproject.toml", ROOT / "Makefile", *PAGES]:
+        assert not words.search(path.read_text()), path.name
