@@ -73,25 +73,27 @@ class Lines(NamedTuple):
         return Lines(const, x, intercept, slope, first)
 
 
-@njit(nogil=True, cache=True)
-def _push(line, height, hull, size):
+@njit(nogil=True, cache=True, error_model="numpy")
+def _push(line, height, slopes, heights, begins, size):
     """Put a line on the envelope, below whose last line it slopes; return the new size.
 
-    ``hull`` holds, for every line of the envelope, its slope, its height at 0, and the place from
-    which on it is the lowest. Lines that the new one overtakes before they were ever lowest leave.
+    Of every line of the envelope we hold the slope, the height at 0, and the place from which on
+    it is the lowest. Lines that the new one overtakes before they were ever lowest leave.
     """
-    slopes, heights, begins = hull
+    begin = -np.inf
     while size > 0:
         top = size - 1
         if slopes[top] == line:
             if height > heights[top]:
                 return size
-        elif (height - heights[top]) / (slopes[top] - line) > begins[top]:
-            break
+        else:
+            begin = (height - heights[top]) / (slopes[top] - line)
+            if begin > begins[top]:
+                break
         size -= 1
-    slopes[size], heights[size], begins[size] = line, height, -np.inf
-    if size > 0:
-        begins[size] = (height - heights[size - 1]) / (slopes[size - 1] - line)
+    slopes[size] = line
+    heights[size] = height
+    begins[size] = begin if size > 0 else -np.inf
     return size + 1
 
 
@@ -115,18 +117,21 @@ def _find(begins, size, guess, x):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _row(const, x, intercept, slope, before, after, hull):
-    """One row of the recursion: ``after[t] = min_{1 <= s < t} before[s] + L[t, s]``."""
+def _row(const, x, intercept, slope, before, after, slopes, heights, begins, k):
+    """One row of the recursion: ``after[t] = min_{1 <= s < t} before[s] + L[t, s]``.
+
+    Node t is reached in at most t steps, so that row k begins at t = k.
+    """
     size, found = 0, 0
-    after[:2] = np.inf
-    for t in range(2, len(x)):
+    after[:k] = np.inf
+    for t in range(k, len(x)):
         height = before[t - 1] + intercept[t - 1]
         if height < np.inf:
-            size = _push(slope[t - 1], height, hull, size)
+            size = _push(slope[t - 1], height, slopes, heights, begins, size)
         after[t] = np.inf
         if size > 0:
-            found = _find(hull[2], size, found, x[t])
-            after[t] = (const[t] + hull[0, found] * x[t]) + hull[1, found]
+            found = _find(begins, size, found, x[t])
+            after[t] = (const[t] + slopes[found] * x[t]) + heights[found]
 
 
 @njit(nogil=True, cache=True)
@@ -158,9 +163,9 @@ def envelope_rows(lines: Lines, start: int, stop: int, row: np.ndarray) -> Itera
     """
     hull = np.empty((3, len(row)))
     yield row
-    for _ in range(start + 1, stop):
+    for k in range(start + 1, stop):
         before, row = row, np.empty_like(row)
-        _row(*lines[:4], before, row, hull)
+        _row(*lines[:4], before, row, *hull, k)
         yield row
 
 
@@ -179,9 +184,9 @@ class EnvelopeTable:
         self._every = 1 if small else ceil(sqrt(max_steps))
         self._kept: list[np.ndarray] = []
         self.totals = np.full(max_steps + 1, np.inf)
-        row = self._lines.first.copy()
-        row[0] = np.inf
-        for k, row in enumerate(envelope_rows(self._lines, 1, max_steps + 1, row), start=1):
+        first = self._lines.first.copy()
+        first[0] = np.inf
+        for k, row in enumerate(envelope_rows(self._lines, 1, max_steps + 1, first), start=1):
             self.totals[k] = row[-1]
             if (k - 1) % self._every == 0:
                 self._kept.append(row)
