@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dpdiff import chebyshev
 from dpdiff.denoiser import VARIANCES
 from dpdiff.envelope import Lines
 from dpdiff.errors import InputError
@@ -73,8 +74,7 @@ class Costs:
     def __post_init__(self) -> None:
         if self.variance not in self.variances:
             raise InputError(
-                f"these costs know the variances {', '.join(self.variances)}; "
-                f"got {self.variance!r}"
+                f"these costs know the variances {', '.join(self.variances)}; got {self.variance!r}"
             )
 
     @property
@@ -136,7 +136,11 @@ class Costs:
 
     def table(self) -> np.ndarray:
         """The whole table, shape (T + 1, T + 1)."""
-        return self.rows(0, self.T + 1)
+        table = np.full((self.T + 1, self.T + 1), np.inf)
+        for start in range(0, self.T + 1, 128):
+            stop = min(start + 128, self.T + 1)
+            table[start:stop, :stop] = self.rows(start, stop)
+        return table
 
     @property
     def decoder_costs(self) -> np.ndarray:
@@ -215,17 +219,16 @@ class Costs:
 
     @cached_property
     def _coefficients(self) -> dict[str, np.ndarray]:
-        """Chebyshev coefficients of the node functions, each of shape (J, T + 1)."""
+        """Chebyshev coefficients of the node functions, each of shape (T + 1, J)."""
         names = ("penalty", "error", "penalty_var", "error_var", "penalty_error_cov")
-        nodes = self.statistics["penalty"].shape[1]
-        to_coefficients = chebyshev_transform(nodes)
-        return {k: to_coefficients @ self.statistics[k].T.astype(np.float64) for k in names}
+        to_coefficients = chebyshev.transform(self.statistics["penalty"].shape[1])
+        return {k: self.statistics[k].astype(np.float64) @ to_coefficients.T for k in names}
 
     def _interpolated(self, name: str, t: np.ndarray, a: np.ndarray) -> np.ndarray:
-        width = self.noise.log_ratio(t, 1)
-        return np.polynomial.chebyshev.chebval(
-            2 * a / width - 1, self._coefficients[name][:, t], tensor=False
-        )
+        """A node function at ``a``, where ``a`` has shape (K,) or (B, S) and ``t`` (K,) or (B, 1)."""
+        x = 2 * a / self.noise.log_ratio(t, 1) - 1
+        points = x.reshape(len(t), -1)
+        return chebyshev.evaluate(self._coefficients[name][t.ravel()], points).reshape(x.shape)
 
     def check_model(self, denoiser: Denoiser) -> None:
         """Refuse to be used with a model that these costs were not measured on."""
@@ -268,7 +271,7 @@ class Costs:
             with np.load(path, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
             about = json.loads(str(arrays.pop("about")))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(f"{path} cannot be read as a costs file: {error}") from error
         if about.get("format") != FORMAT or about.get("version") != VERSION:
             raise InputError(
@@ -302,29 +305,3 @@ class LineCosts:
         block[:, 0] = first[start:stop]
         block[s >= t] = np.inf
         return block
-
-
-def chebyshev_nodes(count: int) -> np.ndarray:
-    """Chebyshev's nodes on [-1, 1], shape (count,).
-
-    Examples
-    --------
-    >>> chebyshev_nodes(2).round(4)
-    array([ 0.7071, -0.7071])
-    """
-    return np.cos(np.pi * (np.arange(count) + 0.5) / count)
-
-
-def chebyshev_transform(count: int) -> np.ndarray:
-    """The matrix that takes values at the nodes to Chebyshev coefficients.
-
-    Examples
-    --------
-    >>> values = 3 + 2 * chebyshev_nodes(4)
-    >>> (chebyshev_transform(4) @ values).round(12)
-    array([3., 2., 0., 0.])
-    """
-    angles = np.pi * np.outer(np.arange(count), np.arange(count) + 0.5) / count
-    matrix = 2 / count * np.cos(angles)
-    matrix[0] /= 2
-    return matrix

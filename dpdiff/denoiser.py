@@ -142,7 +142,9 @@ class Denoiser:
         mse = None
         if variance == "optimal":
             if costs is None:
-                raise InputError('the optimal variance needs costs: with_variance("optimal", costs)')
+                raise InputError(
+                    'the optimal variance needs costs: with_variance("optimal", costs)'
+                )
             costs.check_model(self)
             mse = costs.mse
         return replace(self, variance=variance, mse=mse)

@@ -46,7 +46,9 @@ def jump_cost(log_ratio: Tensor, squared_error: Tensor, snr_gap: Tensor | float)
     >>> jump_cost(zero, zero + 0.5, 3.0)
     tensor([0.7500], dtype=torch.float64)
     """
-    return 0.5 * (log_ratio + torch.expm1(-log_ratio) + snr_gap * squared_error * (-log_ratio).exp())
+    return 0.5 * (
+        log_ratio + torch.expm1(-log_ratio) + snr_gap * squared_error * (-log_ratio).exp()
+    )
 
 
 def decoder_cost(x0: Tensor, mean: Tensor, log_variance: Tensor, levels: int | None) -> Tensor:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dpdiff import data, draws
-from dpdiff.costs import Costs, chebyshev_nodes
+from dpdiff import chebyshev, data, draws
+from dpdiff.costs import Costs
 from dpdiff.denoiser import Denoiser
 from dpdiff.elbo import decoder_cost, prior_cost
 from dpdiff.errors import InputError
@@ -131,7 +131,9 @@ def prior_costs(denoiser: Denoiser, images: np.ndarray) -> np.ndarray:
     noise = denoiser.noise
     costs = [
         prior_cost(
-            torch.from_numpy(data.scaled(chunk, denoiser.levels)), noise.log_f2[-1], noise.log_g2[-1]
+            torch.from_numpy(data.scaled(chunk, denoiser.levels)),
+            noise.log_f2[-1],
+            noise.log_g2[-1],
         )
         .flatten(1)
         .sum(1)
@@ -205,7 +207,9 @@ def _measure_unit(
     }
     if batches[0][2] is not None:
         v = torch.cat([batch[2] for batch in batches]).flatten(1)
-        floor = column(np.array([denoiser.decoder_floor(step) for step in timesteps]).repeat(per_step))
+        floor = column(
+            np.array([denoiser.decoder_floor(step) for step in timesteps]).repeat(per_step)
+        )
         found["decoder_learned_range"] = decoder(floor + (column(noise.log_g2[t]) - floor) * v)
         widths = column(noise.log_ratio(t, 1))
         found["penalty"], found["error"] = node_functions(widths, v, squared_error)
@@ -227,7 +231,7 @@ def node_functions(widths: Tensor, v: Tensor, squared_error: Tensor) -> tuple[Te
     penalty, error : Tensor, shape (B, J)
     """
     penalty, error = [], []
-    for node in chebyshev_nodes(NODES):
+    for node in chebyshev.nodes(NODES):
         u = widths * ((1 + node) / 2) * v
         shrink = torch.expm1(-u)
         penalty.append((u + shrink).sum(1))

@@ -122,9 +122,7 @@ def ancestral_step(denoiser: Denoiser, x_t: Tensor, t: int, s: int, noise: Tenso
     return signal * x0 + residue * x_t + scale * noise
 
 
-def ddim_step(
-    denoiser: Denoiser, x_t: Tensor, t: int, s: int, noise: Tensor, eta: float
-) -> Tensor:
+def ddim_step(denoiser: Denoiser, x_t: Tensor, t: int, s: int, noise: Tensor, eta: float) -> Tensor:
     """One DDIM step; the noise estimate is derived anew from the clipped x̂_0.
 
     Parameters

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,12 +46,12 @@ class Recipe:
     first_beta: float | None = None
     predicts: str = "v"
     vlb_weight: float = 1e-3
-    steps: int = 9_000
-    batch: int = 128
+    steps: int = 14_000
+    batch: int = 64
     learning_rate: float = 1e-3
     warmup: int = 200
     ema: float = 0.999
-    validate_every: int = 500
+    validate_every: int = 1_000
     seed: int = 0
 
 
@@ -110,11 +112,12 @@ class Trainer:
         self.recipe, self.folder = recipe, folder
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.manual_seed(recipe.seed)
-        self.network = build_network(recipe).to(self.device)
-        self.average = build_network(recipe).to(self.device)
+        layout = {"device": self.device, "memory_format": torch.channels_last}
+        self.network = build_network(recipe).to(**layout)
+        self.average = build_network(recipe).to(**layout)
         self.average.load_state_dict(self.network.state_dict())
         self.best = self.average.state_dict()
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=0.01)
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=0.01, fused=True)
         self.noise = NoiseSchedule.cosine(recipe.T, recipe.first_beta)
         images = data.images(recipe.dataset, split="train")
         validation = np.arange(len(images)) % 10 == 9
@@ -188,7 +191,7 @@ class Trainer:
         """Estimate the bound with the same noise every time, so that changes are the model's."""
         recipe, images = self.recipe, self.validation
         generator = torch.Generator().manual_seed(recipe.seed)
-        denoiser, draws, total = self._denoiser(self.average), 64, 0.0
+        denoiser, draws, total = self._denoiser(self.average), 32, 0.0
         for draw in range(draws):
             eps = torch.randn(images.shape, generator=generator).to(self.device)
             place = (np.arange(len(images)) / len(images) + draw) / draws
@@ -297,8 +300,6 @@ def save_model(denoiser: Denoiser, recipe: Recipe, history: list, folder: Path) 
     folder : Path
         Where to write.
     """
-    import json
-
     from diffusers import DDPMPipeline, DDPMScheduler
 
     scheduler = DDPMScheduler(
@@ -308,7 +309,7 @@ def save_model(denoiser: Denoiser, recipe: Recipe, history: list, folder: Path) 
         variance_type=denoiser.network_variance,
         clip_sample=denoiser.clip,
     )
-    network = denoiser.network.half()
+    network = copy.deepcopy(denoiser.network).to(torch.half, memory_format=torch.contiguous_format)
     DDPMPipeline(unet=network, scheduler=scheduler).save_pretrained(folder)
     extra: dict[str, Any] = {"levels": denoiser.levels, "recipe": asdict(recipe)}
     extra["validation"] = history
