@@ -169,7 +169,7 @@ def envelope_rows(lines: Lines, start: int, stop: int, row: np.ndarray) -> Itera
         yield row
 
 
-class EnvelopeTable:
+class Envelope:
     """Totals of every budget, and paths for those asked for, in O(T) or O(T sqrt(K)) memory.
 
     Rows of the table are kept as long as they fit into ``keep`` bytes. Otherwise every

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from dpdiff import dp
-from dpdiff.envelope import EnvelopeTable
+from dpdiff.envelope import Envelope
 from dpdiff.errors import InputError
 from dpdiff.schedule import Schedule
+from dpdiff.sweep import Sweep
 
 METHODS = ("auto", "sweep", "sweep32", "envelope", "reference")
 
@@ -63,7 +64,7 @@ def solve(costs: Any, max_steps: int | None = None, method: str = "auto") -> Pla
     """
     if method not in METHODS:
         raise InputError(f"method is one of {', '.join(METHODS)}, got {method!r}")
-    costs = costs if hasattr(costs, "rows") else TableCosts(costs)
+    costs = costs if hasattr(costs, "rows") else dp.Table(costs)
     limit = costs.T if max_steps is None else whole_number(max_steps, "max_steps")
     if not 1 <= limit <= costs.T:
         raise InputError(f"max_steps lies in 1…{costs.T}, the length of the grid; got {limit}")
@@ -97,11 +98,12 @@ class Plan:
         self.max_steps = max_steps
         self.method = method
         if method == "reference":
-            self._table = ReferenceTable(costs, max_steps)
+            self._table = dp.Reference(costs.rows, self.T, max_steps)
         elif method == "envelope":
-            self._table = EnvelopeTable(costs.lines(), max_steps)
+            self._table = Envelope(costs.lines(), max_steps)
         else:
-            self._table = SweepTable(costs, max_steps, np.float64)
+            dtype = np.float32 if method == "sweep32" else np.float64
+            self._table = Sweep(costs.rows, self.T, max_steps, dtype)
         self.totals = self._table.totals
 
     def __repr__(self) -> str:
@@ -182,70 +184,6 @@ class Plan:
         is t, and its minimum over t is ``totals[K]`` for every k.
         """
         return dp.backward(self._costs.rows, self.T, self.max_steps)
-
-
-class TableCosts:
-    """A bare array ``L[t, s]`` as costs."""
-
-    def __init__(self, table: Any) -> None:
-        try:
-            self.table = np.asarray(table)
-            numeric = self.table.dtype.kind in "fiub"
-        except (TypeError, ValueError):
-            numeric = False
-        if not numeric or self.table.ndim != 2 or len(set(self.table.shape)) != 1:
-            what = f"an array of shape {np.shape(table)}" if numeric else type(table).__name__
-            raise InputError(f"costs are a square array of real numbers L[t, s], got {what}")
-        self.T = len(self.table) - 1
-        if self.T < 1:
-            raise InputError("costs are of shape (T+1, T+1) with T at least 1, got (1, 1) or less")
-
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """The block ``L[start:stop, :stop]``, infinite where s ≥ t."""
-        block = self.table[start:stop, :stop].astype(np.float64)
-        block[:, start:][~np.tri(stop - start, k=-1, dtype=bool)] = np.inf
-        return block
-
-    def lines(self) -> None:
-        """An array says nothing about its structure."""
-        return None
-
-
-class ReferenceTable:
-    """The reference's results."""
-
-    def __init__(self, costs: Any, max_steps: int) -> None:
-        self._best, self._origin = dp.reference(dp.checked(costs.rows, 0, costs.T + 1), max_steps)
-        self.totals = self._best[:, -1].copy()
-
-    def paths(self, budgets: list[int]) -> list[list[int]]:
-        paths = []
-        for steps in budgets:
-            nodes = [self._best.shape[1] - 1]
-            for k in range(steps, 0, -1):
-                nodes.append(int(self._origin[k, nodes[-1]]))
-            paths.append(nodes[::-1])
-        return paths
-
-    def forward(self) -> np.ndarray:
-        return self._best
-
-
-class SweepTable:
-    """The sweep's results."""
-
-    def __init__(self, costs: Any, max_steps: int, dtype: type) -> None:
-        self._costs, self._max_steps = costs, max_steps
-        self._strips = dp.sweep(costs.rows, costs.T, max_steps, dtype)
-        self.totals = dp.entries(self._strips, costs.T, max_steps)
-
-    def paths(self, budgets: list[int]) -> list[list[int]]:
-        rows, T = self._costs.rows, self._costs.T
-        return [dp.sweep_path(self._strips, rows, T, steps) for steps in budgets]
-
-    def forward(self) -> np.ndarray:
-        nodes = range(self._costs.T + 1)
-        return np.stack([dp.entries(self._strips, t, self._max_steps) for t in nodes], axis=1)
 
 
 def whole_number(value: Any, name: str) -> int:
