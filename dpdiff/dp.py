@@ -133,19 +133,6 @@ def checked(rows: Rows, start: int, stop: int) -> np.ndarray:
     return costs
 
 
-@njit(nogil=True, cache=True)
-def last_jump(before, costs, total):
-    """The largest s with ``before[s] + costs[s] <= total``.
-
-    Looking from the shortest jump upwards settles ties, needs no stored origins, and is cheap:
-    the jumps of a path add up to T, so that a whole path takes T trials.
-    """
-    for s in range(len(costs) - 1, -1, -1):
-        if before[s] + costs[s] <= total:
-            return s
-    return -1
-
-
 @njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
 def _push(best, costs, start):
     """From every finished node t of a block, offer all earlier nodes a path through t."""

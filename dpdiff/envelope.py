@@ -136,7 +136,7 @@ def _row(const, x, intercept, slope, before, after, slopes, heights, begins, k):
 
 @njit(nogil=True, cache=True)
 def _last_jump(const, x, intercept, slope, before, t, total):
-    """The largest s from which t is reached at that total; see :func:`dpdiff.dp.last_jump`."""
+    """The largest s from which t is reached at that total; see :func:`dpdiff.sweep.last_jump`."""
     for s in range(t - 1, 0, -1):
         if (const[t] + slope[s] * x[t]) + (before[s] + intercept[s]) <= total:
             return s

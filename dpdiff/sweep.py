@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from numba import config, njit
 
-from dpdiff.dp import BLOCK, Rows, checked, last_jump
+from dpdiff.dp import BLOCK, Rows, checked
 
 SOURCES = 128  # rows of the table that a block reads before it writes; a multiple of 4
 MARGIN = 8  # columns before a strip's own, so that those begin on a cache line
@@ -195,6 +195,19 @@ class Sweep:
             costs = self.rows(t, t + 1)[0, :t].astype(self.strips.dtype)
             nodes.append(last_jump(self.column(k - 1), costs, self.column(k)[t]))
         return nodes[::-1]
+
+
+@njit(nogil=True, cache=True)
+def last_jump(before, costs, total):
+    """The largest s with ``before[s] + costs[s] <= total``.
+
+    Looking from the shortest jump upwards settles ties, needs no stored origins, and is cheap:
+    the jumps of a path add up to T, so that a whole path takes T trials.
+    """
+    for s in range(len(costs) - 1, -1, -1):
+        if before[s] + costs[s] <= total:
+            return s
+    return -1
 
 
 @njit(nogil=True, cache=True)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dpdiff import dp
 from dpdiff.errors import InputError
 from dpdiff.plan import solve
-from dpdiff.sweep import MARGIN, WIDEST, Sweep
+from dpdiff.sweep import MARGIN, WIDEST, Sweep, last_jump
 
 METHODS = ["reference", "sweep", "sweep32"]
 
@@ -164,8 +164,8 @@ def test_nan_and_minus_infinity_are_refused_and_located(method, bad, t, s):
 
 
 def test_the_jump_to_the_shortest_among_equals():
-    assert dp.last_jump(np.array([0.0, 1.0, 0.0]), np.array([2.0, 1.0, 3.0]), 2.0) == 1
-    assert dp.last_jump(np.array([0.0, 1.0]), np.array([2.0, 2.0]), 1.0) == -1
+    assert last_jump(np.array([0.0, 1.0, 0.0]), np.array([2.0, 1.0, 3.0]), 2.0) == 1
+    assert last_jump(np.array([0.0, 1.0]), np.array([2.0, 2.0]), 1.0) == -1
 
 
 @pytest.mark.parametrize("T", [1, 5, 64, 130])
