@@ -42,7 +42,11 @@ def main(paths: list[str]) -> None:
         notebook = nbformat.read(path, as_version=4)
         start = time.perf_counter()
         NotebookClient(
-            notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": LESSONS}}
+            notebook,
+            timeout=600,
+            kernel_name="python3",
+            coalesce_streams=True,
+            resources={"metadata": {"path": LESSONS}},
         ).execute()
         nbformat.write(strip(notebook), path)
         print(f"{path.name}: {time.perf_counter() - start:.0f} s")

@@ -74,8 +74,13 @@ def use_style() -> None:
 def _styled(draw: Callable[..., Axes]) -> Callable[..., Axes]:
     @wraps(draw)
     def drawn(*args: Any, **options: Any) -> Axes:
-        with plt.rc_context(STYLE):
+        # rc_context would also undo "interactive", which notebooks set on the first figure.
+        before = {name: plt.rcParams[name] for name in STYLE}
+        plt.rcParams.update(STYLE)
+        try:
             return draw(*args, **options)
+        finally:
+            plt.rcParams.update(before)
 
     return drawn
 

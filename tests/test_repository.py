@@ -136,9 +136,10 @@ def test_checked_outputs_are_stored(notebook):
 
 def test_every_drawing_cell_has_a_caption_and_alt_text(notebook):
     for cell in code_cells(notebook):
-        if "<Figure" not in printed(cell):
-            continue
         shown = cell["metadata"].get("mystnb", {})
+        assert ("<Figure" in printed(cell)) == bool(shown), cell["id"]
+        if not shown:
+            continue
         assert len(shown.get("image", {}).get("alt", "")) > 20, cell["id"]
         assert len(shown.get("figure", {}).get("caption", "")) > 20, cell["id"]
 
