@@ -35,7 +35,7 @@ _HOMES = {
     "train": "dpdiff.training",
 }
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -225,7 +225,7 @@ class Costs:
         return {k: self.statistics[k].astype(np.float64) @ to_coefficients.T for k in names}
 
     def _interpolated(self, name: str, t: np.ndarray, a: np.ndarray) -> np.ndarray:
-        """A node function at ``a``, where ``a`` has shape (K,) or (B, S) and ``t`` (K,) or (B, 1)."""
+        """A node function at ``a`` of shape (K,) or (B, S), for ``t`` of shape (K,) or (B, 1)."""
         x = 2 * a / self.noise.log_ratio(t, 1) - 1
         points = x.reshape(len(t), -1)
         return chebyshev.evaluate(self._coefficients[name][t.ravel()], points).reshape(x.shape)

@@ -12,32 +12,39 @@ SPLITS = ("train", "test")
 
 
 def images(name: str = "digits", *, split: str = "train") -> np.ndarray:
-    """The images of a data set that is always at hand.
+    """The images of a data set that is always at hand, or of a file.
 
     Parameters
     ----------
-    name : {"digits"}
-        scikit-learn's 1,797 handwritten digits, 8×8 pixels of 17 levels.
+    name : str
+        ``"digits"``: scikit-learn's 1,797 handwritten digits, 8×8 pixels of 17 levels. Or an
+        ``.npy`` file, which is not read into memory as a whole.
     split : {"train", "test"}
-        Every fifth image is held out: 1,437 train and 360 test images.
+        Of the digits, every fifth image is held out: 1,438 train and 359 test images. A file is
+        one split, and this is ignored.
 
     Returns
     -------
-    ndarray of uint8, shape (N, 1, 8, 8)
-        Values 0 … 16.
+    ndarray, shape (N, C, H, W)
+        The digits are uint8, (N, 1, 8, 8), with values 0 … 16.
 
     Raises
     ------
     InputError
-        If the name or the split is unknown.
+        If the name or the split is unknown, or the file cannot be read.
 
     Examples
     --------
     >>> images("digits", split="test").shape
-    (360, 1, 8, 8)
+    (359, 1, 8, 8)
     """
+    if name.endswith(".npy"):
+        try:
+            return np.load(name, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(f"cannot read images from {name}: {error}") from error
     if name != "digits":
-        raise InputError(f"unknown data set {name!r}; known is 'digits'")
+        raise InputError(f"unknown data set {name!r}; known are 'digits' and .npy files")
     if split not in SPLITS:
         raise InputError(f"split is 'train' or 'test', got {split!r}")
     from sklearn.datasets import load_digits

@@ -1,0 +1,177 @@
+"""Models on disk: diffusers pipeline folders, the bundled ones among them."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dpdiff.costs import Costs
+from dpdiff.denoiser import Denoiser
+from dpdiff.errors import InputError
+from dpdiff.files import replacing
+from dpdiff.noise import NoiseSchedule
+
+BUNDLED = ("digits",)
+HOME = Path(__file__).parent
+EXTRA = "dpdiff.json"
+
+# diffusers' words and ours
+PREDICTS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+VARIANCES = {
+    "fixed_small": "small",
+    "fixed_small_log": "small",
+    "fixed_large": "large",
+    "fixed_large_log": "large",
+    "learned_range": "learned_range",
+}
+
+
+def load(model: str | Path, *, device: str | torch.device = "cpu") -> Denoiser:
+    """Load a denoiser.
+
+    Parameters
+    ----------
+    model : str or Path
+        ``"digits"``, the bundled model, or a diffusers pipeline folder with an unconditional
+        ``UNet2DModel`` in ``unet/`` and its DDPM scheduler's config in ``scheduler/``.
+    device : str or torch.device
+        Where the weights go.
+
+    Returns
+    -------
+    Denoiser
+        In float32. Betas, prediction type, variance type and ``clip_sample`` are the
+        scheduler's; the data's levels are 256 unless ``dpdiff.json`` in the folder says more.
+
+    Raises
+    ------
+    InputError
+        If there is no such model, or the folder describes one that cannot be a denoiser here.
+
+    Examples
+    --------
+    >>> denoiser = load("digits")
+    >>> denoiser.shape, denoiser.levels, denoiser.noise.T
+    ((1, 8, 8), 17, 4000)
+    """
+    folder = _folder(model)
+    scheduler = _json(folder / "scheduler" / "scheduler_config.json")
+    extra = _json(folder / EXTRA) if (folder / EXTRA).exists() else {}
+    prediction = scheduler.get("prediction_type", "epsilon")
+    variance = scheduler.get("variance_type", "fixed_small")
+    for name, value, known in (
+        ("prediction_type", prediction, PREDICTS),
+        ("variance_type", variance, VARIANCES),
+    ):
+        if value not in known:
+            raise InputError(f"{folder}: {name} {value!r} is not one of {', '.join(known)}")
+    network = _network(folder / "unet").to(device)
+    size, channels = network.config.sample_size, network.config.in_channels
+    height, width = (size, size) if isinstance(size, int) else size
+    return Denoiser(
+        network,
+        NoiseSchedule.from_diffusers(scheduler),
+        predicts=PREDICTS[prediction],
+        variance=VARIANCES[variance],
+        shape=(channels, height, width),
+        levels=extra.get("levels", 256),
+        clip=scheduler.get("clip_sample", True),
+    )
+
+
+def load_costs(model: str | Path) -> Costs:
+    """The costs that ship beside a model, measured on its training split.
+
+    Parameters
+    ----------
+    model : str or Path
+        A bundled name or a folder that holds ``costs.npz``.
+
+    Returns
+    -------
+    Costs
+
+    Raises
+    ------
+    InputError
+        If the model does not exist or has no costs.
+
+    Examples
+    --------
+    >>> load_costs("digits").T
+    4000
+    """
+    return Costs.load(_folder(model) / "costs.npz")
+
+
+def save(denoiser: Denoiser, folder: str | Path, **about: Any) -> None:
+    """Write a diffusers pipeline folder: ``unet/``, ``scheduler/`` and ``model_index.json``.
+
+    The weights are float16 safetensors. ``dpdiff.json`` beside them holds what diffusers has no
+    word for: the data's levels and whatever else is to be told about the model.
+
+    Parameters
+    ----------
+    denoiser : Denoiser
+        Its network must be a ``UNet2DModel``.
+    folder : str or Path
+        Made if it is missing.
+    **about
+        JSON values, stored in ``dpdiff.json``.
+    """
+    from diffusers import DDPMPipeline, DDPMScheduler
+
+    predicts = {ours: theirs for theirs, ours in PREDICTS.items()}
+    variances = {"small": "fixed_small", "large": "fixed_large", "learned_range": "learned_range"}
+    scheduler = DDPMScheduler(
+        num_train_timesteps=denoiser.noise.T,
+        trained_betas=denoiser.noise.betas.tolist(),
+        prediction_type=predicts[denoiser.predicts],
+        variance_type=variances[denoiser.network_variance],
+        clip_sample=denoiser.clip,
+    )
+    network = copy.deepcopy(denoiser.network)
+    for weights in network.parameters():
+        weights.data = weights.data.half().contiguous()
+    DDPMPipeline(unet=network, scheduler=scheduler).save_pretrained(folder)
+    with replacing(Path(folder) / EXTRA) as file:
+        file.write(json.dumps({"levels": denoiser.levels, **about}, indent=1).encode())
+
+
+def _folder(model: str | Path) -> Path:
+    folder = HOME / model if model in BUNDLED else Path(model)
+    if not folder.is_dir():
+        raise InputError(
+            f"there is no model {str(model)!r}: give a bundled name ({', '.join(BUNDLED)}) "
+            "or a diffusers pipeline folder"
+        )
+    return folder
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+
+
+def _network(folder: Path) -> torch.nn.Module:
+    from diffusers import UNet2DModel
+
+    kind = _json(folder / "config.json").get("_class_name")
+    if kind != "UNet2DModel":
+        raise InputError(f"{folder} holds a {kind}; only UNet2DModel is read")
+    try:
+        return UNet2DModel.from_pretrained(
+            folder,
+            use_safetensors=True,
+            local_files_only=True,
+            torch_dtype=torch.float32,
+            low_cpu_mem_usage=False,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"cannot load the network in {folder}: {error}") from error

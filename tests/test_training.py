@@ -1,0 +1,118 @@
+"""Training: restartable to the same bits, and the model it writes is the model it trained."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from dpdiff import models, training
+from dpdiff.denoiser import Denoiser
+from dpdiff.elbo import jump_cost
+from dpdiff.errors import InputError
+from dpdiff.noise import NoiseSchedule
+
+TINY = replace(
+    training.RECIPES["digits"], channels=(16, 16), steps=6, batch=8, validate_every=2, warmup=2
+)
+
+
+def test_a_run_that_was_cut_off_ends_with_the_same_weights(tmp_path, monkeypatch):
+    whole = training.Trainer(TINY, tmp_path / "whole").run(progress=False)
+
+    cut = training.Trainer(TINY, tmp_path / "cut")
+    update = cut._update
+
+    def killed():
+        if cut.step == 3:
+            raise KeyboardInterrupt
+        return update()
+
+    monkeypatch.setattr(cut, "_update", killed)
+    with pytest.raises(KeyboardInterrupt):
+        cut.run(progress=False)
+    resumed = training.Trainer(TINY, tmp_path / "cut")
+    assert resumed.step == 2  # the last checkpoint
+    again = resumed.run(progress=False)
+    for one, other in zip(whole.network.parameters(), again.network.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_training_learns_something(tmp_path):
+    recipe = replace(TINY, steps=60, batch=32, validate_every=30, ema=0.9)
+    trainer = training.Trainer(recipe, tmp_path)
+    trainer._validate()
+    trainer.run(progress=False)
+    assert trainer.history[-1][1] < trainer.history[0][1] - 0.5
+
+
+def test_the_written_model_is_the_trained_one(tmp_path):
+    denoiser = training.Trainer(TINY, tmp_path / "run").run(progress=False)
+    models.save(denoiser, tmp_path / "model")
+    loaded = models.load(tmp_path / "model")
+    assert (loaded.predicts, loaded.variance, loaded.levels) == ("v", "learned_range", 17)
+    assert loaded.shape == denoiser.shape
+    assert (loaded.noise.betas == denoiser.noise.betas).all()
+    x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        np.testing.assert_allclose(loaded(x, 700).x0, denoiser(x, 700).x0, atol=5e-3)  # float16
+
+
+def test_losses_are_the_hybrid_of_its_parts():
+    """Against the KL divergence of explicit Gaussians, and the MSE of the target."""
+    noise = NoiseSchedule.cosine(50)
+
+    def network(x, index):
+        return torch.cat([0.3 * x, 0.5 * x], dim=1)
+
+    generator = torch.Generator().manual_seed(0)
+    x0 = torch.rand(4, 1, 2, 2, generator=generator) * 2 - 1
+    eps = torch.randn(4, 1, 2, 2, generator=generator)
+    t = np.array([2, 10, 30, 50])
+    for predicts in ("eps", "v"):
+        denoiser = Denoiser(
+            network, noise, predicts=predicts, variance="learned_range", shape=(1, 2, 2)
+        )
+        simple, bound = training.losses(denoiser, x0, t, eps)
+        for i, step in enumerate(t):
+            f, g = noise.f[step], noise.g[step]
+            x_t = f * x0[i] + g * eps[i]
+            target = eps[i] if predicts == "eps" else f * eps[i] - g * x0[i]
+            np.testing.assert_allclose(simple[i], (target - 0.3 * x_t).square().mean(), rtol=1e-4)
+            mean, v = denoiser(x_t[None], int(step))
+            u = noise.log_ratio(step, step - 1) * v[0]
+            kl = jump_cost(u, (x0[i] - mean[0]) ** 2, noise.snr_gap(step, step - 1))
+            np.testing.assert_allclose(bound[i], 50 * kl.mean() / np.log(2), rtol=1e-3)
+
+
+def test_recipes_do_not_mix(tmp_path):
+    training.Trainer(TINY, tmp_path)._checkpoint()
+    with pytest.raises(InputError, match="another recipe"):
+        training.Trainer(replace(TINY, seed=1), tmp_path)
+    with pytest.raises(InputError, match="no recipe 'cats'"):
+        training.train("cats", tmp_path)
+
+
+def test_a_killed_run_leaves_a_whole_checkpoint(tmp_path):
+    """SIGKILL at a random moment; whatever is on disk loads."""
+    code = (
+        "import torch; torch.set_num_threads(1)\n"
+        "from dataclasses import replace; from pathlib import Path; from dpdiff import training\n"
+        "tiny = replace(training.RECIPES['digits'], channels=(16, 16), steps=10**6, batch=4,"
+        " validate_every=1)\n"
+        f"training.Trainer(tiny, Path({str(tmp_path)!r})).run(progress=False)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code])
+    checkpoint = tmp_path / training.CHECKPOINT
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(np.random.default_rng().uniform(0, 0.5))
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert torch.load(checkpoint, weights_only=True)["step"] >= 1
