@@ -93,7 +93,7 @@ def _push(line, height, slopes, heights, begins, size):
         size -= 1
     slopes[size] = line
     heights[size] = height
-    begins[size] = begin if size > 0 else -np.inf
+    begins[size] = begin
     return size + 1
 
 

@@ -10,14 +10,17 @@ before, so the processor takes many budgets in one instruction.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from itertools import islice
 
 import numpy as np
 from numba import config, njit
 
 from dpdiff.dp import BLOCK, Rows, checked
 
+LOOKAHEAD = 2  # blocks of costs made before they are used
 SOURCES = 128  # rows of the table that a block reads before it writes; a multiple of 4
 MARGIN = 8  # columns before a strip's own, so that those begin on a cache line
 WIDEST = 256  # budgets in a strip: eight rows fill half of the first cache
@@ -82,19 +85,23 @@ def _finish(strip, costs, start, first, last):
                     own[k] = min(own[k], source[k] + cost)
 
 
-def blocks(rows: Rows, T: int, dtype: type = np.float64) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield ``(start, costs)`` for consecutive blocks of rows, filled up to four rows.
+def blocks(pool: Executor, rows: Rows, T: int, dtype: type) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield ``(start, costs)`` for consecutive blocks of rows, making a few ahead in the pool."""
+    starts = iter(range(0, T + 1, BLOCK))
+    ahead = deque(
+        pool.submit(_block, rows, T, start, dtype) for start in islice(starts, 1 + LOOKAHEAD)
+    )
+    while ahead:
+        yield ahead.popleft().result()
+        ahead.extend(pool.submit(_block, rows, T, start, dtype) for start in islice(starts, 1))
 
-    Raises
-    ------
-    InputError
-        If a cost is NaN or minus infinity, naming the jump.
-    """
-    for start in range(0, T + 1, BLOCK):
-        costs = checked(rows, start, min(start + BLOCK, T + 1)).astype(dtype, copy=False)
-        if missing := -len(costs) % 4:
-            costs = np.pad(costs, ((0, missing), (0, missing)), constant_values=np.inf)
-        yield start, costs
+
+def _block(rows: Rows, T: int, start: int, dtype: type) -> tuple[int, np.ndarray]:
+    """One block of rows, filled up to a multiple of four rows."""
+    costs = checked(rows, start, min(start + BLOCK, T + 1)).astype(dtype, copy=False)
+    if missing := -len(costs) % 4:
+        costs = np.pad(costs, ((0, missing), (0, missing)), constant_values=np.inf)
+    return start, costs
 
 
 class Sweep:
@@ -107,7 +114,7 @@ class Sweep:
     ----------
     rows : callable
         ``rows(start, stop)`` returns the block ``L[start:stop, :stop]``, infinite where s ≥ t.
-        It is asked once for every row.
+        It is asked once for every row, from several threads.
     T, max_steps : int
         The last node, and the largest budget.
     dtype : numpy.float64 or numpy.float32
@@ -129,18 +136,18 @@ class Sweep:
         self.strips = aligned((len(self.firsts), (T + 4) // 4 * 4, STRIDE), dtype)
         with ThreadPoolExecutor(threads) as pool:
             self._fill(pool)
-        self.totals = self._totals() if dtype == np.float64 else self._summed_totals()
+            self.totals = self._totals()
+            if dtype != np.float64:
+                self._sum_again(pool, threads)
 
     def _fill(self, pool: ThreadPoolExecutor) -> None:
         """Go down the blocks of rows and along the strips, in as many threads as there are."""
         done: list[Future | None] = [None] * len(self.firsts)  # the latest block of each strip
-        for start, costs in blocks(self.rows, self.T, self.strips.dtype):
-            end, left, before = start + len(costs), None, done[0]
+        for start, costs in blocks(pool, self.rows, self.T, self.strips.dtype):
+            end, left = start + len(costs), None
             for i, first in enumerate(self.firsts):
                 if first <= end:
                     left = done[i] = pool.submit(self._advance, i, start, costs, done[i], left)
-            if before:
-                before.result()  # do not make costs faster than they are used
         for task in filter(None, done):
             task.result()
 
@@ -166,16 +173,19 @@ class Sweep:
         own = self.strips[:, self.T, MARGIN : MARGIN + self.width].reshape(-1)
         return np.append(np.inf, own[: self.max_steps]).astype(np.float64)
 
-    def _summed_totals(self) -> np.ndarray:
-        """Sum the costs of all best paths in float64."""
-        rough = self._totals()
-        budgets = np.flatnonzero(rough < np.inf)
-        nodes, left, sums = np.full(len(budgets), self.T), budgets.copy(), np.zeros(len(budgets))
+    def _sum_again(self, pool: ThreadPoolExecutor, threads: int) -> None:
+        """Sum the costs of all best paths in float64, each thread for its share of budgets."""
+        budgets = np.flatnonzero(self.totals < np.inf)
+        nodes, sums = np.full(len(budgets), self.T), np.zeros(len(budgets))
+        shares = [np.array_split(values, threads) for values in (nodes, budgets.copy(), sums)]
         for start in range(self.T // BLOCK * BLOCK, -1, -BLOCK):
             costs = checked(self.rows, start, min(start + BLOCK, self.T + 1))
-            _descend(self.strips, self.width, costs, start, nodes, left, sums)
-        rough[budgets] = sums
-        return rough
+            block = (self.strips, self.width, costs, costs.astype(self.strips.dtype), start)
+            for task in [
+                pool.submit(_descend, *block, *share) for share in zip(*shares, strict=True)
+            ]:
+                task.result()
+        self.totals[budgets] = sums
 
     def forward(self) -> np.ndarray:
         """The table as one float64 array, ``(max_steps + 1, T + 1)``."""
@@ -211,9 +221,8 @@ def last_jump(before, costs, total):
 
 
 @njit(nogil=True, cache=True)
-def _descend(strips, width, costs, start, nodes, left, sums):
+def _descend(strips, width, costs, rough, start, nodes, left, sums):
     """Follow many paths down through a block of rows, adding up what their jumps cost."""
-    rough = costs.astype(strips.dtype)
     for t in range(start + len(costs) - 1, start - 1, -1):
         for i in range(len(nodes)):
             if nodes[i] == t and left[i] > 0:

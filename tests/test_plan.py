@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dpdiff
 from dpdiff.constraints import Constrained
 from dpdiff.errors import InputError
 from dpdiff.plan import solve
@@ -71,6 +72,19 @@ def test_rows_on_demand_equal_the_table(method):
     made, given_ = solve(InNats(), method=method), solve(SQUARES, method=method)
     np.testing.assert_array_equal(made.totals, given_.totals)
     assert made.schedules(range(1, 7)) == given_.schedules(range(1, 7))
+
+
+@pytest.mark.parametrize("variance", ["small", "large"])
+def test_methods_agree_on_the_bundled_models_measured_costs(variance):
+    costs = dpdiff.load_costs("digits").with_variance(variance)
+    plan, swept = solve(costs, 48), solve(costs, 48, method="sweep")
+    assert (plan.method, swept.method) == ("envelope", "sweep")
+    np.testing.assert_allclose(plan.totals, swept.totals, rtol=1e-12)
+    np.testing.assert_array_equal(swept.totals[:3], solve(costs, 2, method="reference").totals)
+    for steps in (1, 2, 8, 48):
+        assert costs.edges(plan.schedule(steps)).sum() == pytest.approx(
+            plan.totals[steps], rel=1e-12
+        )
 
 
 def test_an_unreachable_budget_is_infinite_and_said_to_be_so():
