@@ -144,6 +144,7 @@ def machine() -> dict:
         "architecture": platform.machine(),
         "cores": config.NUMBA_NUM_THREADS,
         "memory_GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "load_average_at_start": round(os.getloadavg()[0], 2),
         "system": platform.system(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("numpy", "numba", "llvmlite")},
