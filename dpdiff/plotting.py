@@ -1,105 +1,32 @@
-"""One figure style, and the few pictures that schedules need.
+"""The few pictures that schedules need.
 
 Every function draws on the ``ax`` it is given, or on a new figure, and returns it. The even, the
-quadratic and the DP schedule keep their colour, marker and line everywhere; the three colours
-stay apart for colour-blind readers, and the markers where there is no colour at all.
+quadratic and the DP schedule keep their colour, marker and line everywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import wraps
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import NullLocator
 
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
 from dpdiff.schedule import Schedule
+from dpdiff.style import COLOURS, COSTS, INK, LABELS, look, styled, use_style
 
-INK = "#30363d"
-PAPER = "#ffffff"
-FAINT = "#d0d7de"
-COLOURS = {"even": "#d55e00", "quadratic": "#0072b2", "dp": "#009e73"}
-LABELS = {"even": "even", "quadratic": "quadratic", "dp": "optimal (DP)"}
-_MARKERS = {"even": "s", "quadratic": "^", "dp": "o"}
-_LINES = {"even": "--", "quadratic": "-.", "dp": "-"}
-
-#: Light for short jumps, dark for dear ones; its darkness alone carries the order.
-COSTS = LinearSegmentedColormap.from_list("costs", ["#f6f8fa", "#9fc5e8", "#4a6fa5", "#1b2a49"])
-
-STYLE: dict[str, Any] = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": INK,
-    "axes.facecolor": PAPER,
-    "axes.grid": True,
-    "axes.labelcolor": INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlecolor": INK,
-    "axes.titlesize": "medium",
-    "figure.dpi": 150,
-    "figure.facecolor": PAPER,
-    "figure.figsize": (6.4, 3.8),
-    "figure.constrained_layout.use": True,
-    "font.size": 11,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "lines.linewidth": 2.0,
-    "lines.markersize": 6,
-    "savefig.facecolor": PAPER,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-}
-
-
-def use_style() -> None:
-    """Make every later figure of this session look like those of the book.
-
-    Examples
-    --------
-    >>> use_style()
-    >>> plt.rcParams["axes.grid"]
-    True
-    """
-    plt.rcParams.update(STYLE)
-
-
-def _styled(draw: Callable[..., Axes]) -> Callable[..., Axes]:
-    @wraps(draw)
-    def drawn(*args: Any, **options: Any) -> Axes:
-        # rc_context would also undo "interactive", which notebooks set on the first figure.
-        before = {name: plt.rcParams[name] for name in STYLE}
-        plt.rcParams.update(STYLE)
-        try:
-            return draw(*args, **options)
-        finally:
-            plt.rcParams.update(before)
-
-    return drawn
+__all__ = ["COLOURS", "LABELS", "plot_bits", "plot_path", "plot_samples", "plot_steps", "use_style"]
 
 
 def _new_axes(width: float, height: float) -> Axes:
     return plt.subplots(figsize=(width, height))[1]
 
 
-def _look(name: str) -> dict[str, Any]:
-    """Colour, marker, line and label of a schedule by its name; unknown names stay neutral."""
-    return {
-        "color": COLOURS.get(name, INK),
-        "marker": _MARKERS.get(name, "D"),
-        "linestyle": _LINES.get(name, ":"),
-        "label": LABELS.get(name, name),
-    }
-
-
-@_styled
+@styled
 def plot_bits(
     curves: Mapping[str, Mapping[int, float]],
     *,
@@ -140,7 +67,7 @@ def plot_bits(
             [curve[k] for k in steps],
             yerr=[2 * bars[k] for k in steps] if bars else None,
             capsize=3,
-            **_look(name),
+            **look(name),
         )
     if best is not None:
         ax.axhline(best, color=INK, linewidth=1.2, linestyle=(0, (1, 2)), label="all steps")
@@ -153,7 +80,7 @@ def plot_bits(
     return ax
 
 
-@_styled
+@styled
 def plot_steps(
     schedules: Mapping[str, Schedule],
     *,
@@ -168,7 +95,7 @@ def plot_steps(
         Name to schedule; each row is labelled with its name and number of steps.
     noise : NoiseSchedule, optional
         Draws along ``log SNR(t)``, noise on the left, instead of along ``t``. Timestep 0, where
-        the SNR is infinite, is then left out.
+        the SNR is infinite, is then left out, and T may lie off to the left.
     ax : matplotlib Axes, optional
         Where to draw; a new figure by default.
 
@@ -184,15 +111,20 @@ def plot_steps(
     'timestep t'
     """
     ax = ax or _new_axes(6.4, 0.9 + 0.5 * len(schedules))
+    nearest = np.inf  # the least log SNR before T, whose own may lie far out
     for row, (name, schedule) in enumerate(schedules.items()):
         nodes = np.array(schedule.timesteps)
         place = nodes if noise is None else noise.log_snr[nodes[1:]]
-        color = _look(name)["color"]
+        if noise is not None and len(place) > 1:
+            nearest = min(nearest, place[-2])
+        color = look(name)["color"]
         ax.hlines(row, place.min(), place.max(), color=color, linewidth=0.8)
         ax.plot(place, np.full(len(place), row), "|", color=color, markersize=15, markeredgewidth=2)
     rows = [f"{LABELS.get(name, name)}, {s.steps} steps" for name, s in schedules.items()]
     ax.set_yticks(range(len(rows)), rows)
     ax.set_ylim(len(rows) - 0.4, -0.6)
+    if np.isfinite(nearest):
+        ax.set_xlim(left=nearest - 1)
     ax.grid(visible=False, axis="y")
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
@@ -200,7 +132,7 @@ def plot_steps(
     return ax
 
 
-@_styled
+@styled
 def plot_path(
     costs: Any,
     schedules: Mapping[str, Schedule],
@@ -252,15 +184,21 @@ def plot_path(
         rows[i, :i] = row[shown[:i]]
     rows[~(np.isfinite(rows) & (rows > 0))] = np.nan
     mesh = ax.pcolormesh(shown, shown, np.log10(rows).T, cmap=COSTS, shading="nearest")
-    ax.figure.colorbar(mesh, ax=ax, label="log₁₀ L(t, s) in nats")
+    ax.figure.colorbar(mesh, ax=ax, label="log₁₀ L(t, s) in nats", shrink=0.8)
     for name, schedule in schedules.items():
         jumps = np.array(schedule.jumps)
         corners = [(0, 0)]
         for t, s in jumps:
             corners += [(t, s), (t, t)]
-        look = _look(name)
-        ax.plot(*np.transpose(corners), color=look["color"], linewidth=1.2)
-        ax.plot(*jumps.T, look["marker"], color=look["color"], markersize=4, label=look["label"])
+        shown_as = look(name)
+        ax.plot(*np.transpose(corners), color=shown_as["color"], linewidth=1.2)
+        ax.plot(
+            *jumps.T,
+            shown_as["marker"],
+            color=shown_as["color"],
+            markersize=4,
+            label=shown_as["label"],
+        )
     ax.plot([0, T], [0, T], color=INK, linewidth=0.8)
     ax.set(xlabel="from t", ylabel="to s", xlim=(0, T), ylim=(0, T), aspect="equal")
     ax.grid(visible=False)
@@ -268,7 +206,7 @@ def plot_path(
     return ax
 
 
-@_styled
+@styled
 def plot_samples(samples: Any, *, columns: int = 8, ax: Axes | None = None) -> Axes:
     """A grid of images.
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dpdiff import plotting
+from dpdiff import plotting, style
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
 from dpdiff.schedule import Schedule
@@ -36,9 +36,9 @@ def contrast(one, other):
 
 
 def test_text_and_lines_stand_out_from_the_paper():
-    assert contrast(plotting.INK, plotting.PAPER) > 7
+    assert contrast(style.INK, style.PAPER) > 7
     for colour in plotting.COLOURS.values():
-        assert contrast(colour, plotting.PAPER) > 3  # WCAG 2.1, 1.4.11
+        assert contrast(colour, style.PAPER) > 3  # WCAG 2.1, 1.4.11
 
 
 # Machado, Oliveira, Fernandes (2009), severity 1.0, on linear RGB.
@@ -80,7 +80,7 @@ def test_bits_draws_each_curve_in_its_own_colour_and_order():
     assert lines["even"].get_color() == plotting.COLOURS["even"]
     assert list(lines["even"].get_xdata()) == [8, 32]
     assert list(lines["even"].get_ydata()) == [3.0, 2.0]
-    assert lines["mine"].get_color() == plotting.INK
+    assert lines["mine"].get_color() == style.INK
     bars = next(c for c in ax.containers if c.get_label() == "optimal (DP)").lines[2][0]
     assert bars.get_segments()[1][:, 1] == pytest.approx([1.5, 2.3])  # two standard errors
     assert [t.get_text() for t in ax.get_xticklabels()] == ["8", "32"]
@@ -98,6 +98,7 @@ def test_steps_along_log_snr_leave_out_the_data_itself():
     noise, schedule = NoiseSchedule.cosine(100), Schedule.even(100, 4)
     ax = plotting.plot_steps({"even": schedule}, noise=noise)
     np.testing.assert_array_equal(ax.lines[0].get_xdata(), noise.log_snr[[25, 50, 75, 100]])
+    assert noise.log_snr[100] < ax.get_xlim()[0] < noise.log_snr[75]
 
 
 class RowsOnly:
