@@ -197,7 +197,7 @@ class Costs:
         """
         nats = self.edges(schedule).sum()
         n = self.provenance["per_step"]
-        variance = self._edge_variances(schedule).sum() / n
+        variance = self._edge_variances(schedule).sum() / (n - 1)
         return float(self.bits_per_dim(nats)), float(np.sqrt(variance) / (self.dims * np.log(2)))
 
     def _edge_variances(self, schedule: Schedule) -> np.ndarray:

@@ -71,9 +71,12 @@ def measure(
     (9, 9)
     """
     images = data.check(images, denoiser.shape, denoiser.levels)
-    if per_step < 1 or batch_size < 1:
-        raise InputError(f"per_step and batch_size are at least 1, got {per_step}, {batch_size}")
     T, per_step = denoiser.noise.T, min(per_step, len(images))
+    if per_step < 2 or batch_size < 1:
+        raise InputError(
+            "every timestep needs at least two images, or no error can be told, and a batch at "
+            f"least one; got {per_step} images a timestep and batches of {batch_size}"
+        )
     statistics: dict[str, np.ndarray] = {}
     bar = tqdm(total=T, desc="measure", unit="t", disable=not progress)
     for timesteps in units(T, per_step, batch_size):
