@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,25 @@ VARIANCES = {
 }
 
 
-def load(model: str | Path, *, device: str | torch.device = "cpu") -> Denoiser:
+def load(
+    model: str | Path,
+    *,
+    flags: Mapping[str, Any] | str | Path | None = None,
+    device: str | torch.device = "cpu",
+) -> Denoiser:
     """Load a denoiser.
 
     Parameters
     ----------
     model : str or Path
-        ``"digits"``, the bundled model, or a diffusers pipeline folder with an unconditional
-        ``UNet2DModel`` in ``unet/`` and its DDPM scheduler's config in ``scheduler/``.
+        ``"digits"``, the bundled model; or a diffusers pipeline folder with an unconditional
+        ``UNet2DModel`` in ``unet/`` and its DDPM scheduler's config in ``scheduler/``; or a
+        ``.pt`` checkpoint of improved-diffusion or guided-diffusion, with its flags.
+    flags : mapping, str or Path, optional
+        What a ``.pt`` checkpoint was trained with: a mapping, a JSON file, a flag string as in
+        ``"--image_size 64 --num_channels 128 …"``, or a preset for a published model:
+        ``cifar10_hybrid``, ``cifar10_vlb``, ``imagenet64_hybrid``, ``imagenet64_vlb``,
+        ``lsun_bedroom``.
     device : str or torch.device
         Where the weights go.
 
@@ -58,6 +70,12 @@ def load(model: str | Path, *, device: str | torch.device = "cpu") -> Denoiser:
     >>> denoiser.shape, denoiser.levels, denoiser.noise.T
     ((1, 8, 8), 17, 4000)
     """
+    if Path(model).suffix == ".pt":
+        from dpdiff.models.improved_diffusion import load_checkpoint
+
+        return load_checkpoint(model, flags, device=device)
+    if flags is not None:
+        raise InputError(f"flags describe .pt checkpoints; the model {str(model)!r} is none")
     folder = _folder(model)
     scheduler = _json(folder / "scheduler" / "scheduler_config.json")
     extra = _json(folder / EXTRA) if (folder / EXTRA).exists() else {}
