@@ -48,5 +48,5 @@ bench: $(READY)  ## time the solvers
 	@$(BIN)/python benchmarks/solvers.py
 
 clean:  ## remove what was built; .venv stays
-	@rm -rf _build build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@rm -rf _build build dist *.egg-info .pytest_cache .ruff_cache lessons/.ruff_cache .hypothesis
 	@find dpdiff tests lessons book -name __pycache__ -type d -prune -exec rm -rf {} +
