@@ -47,7 +47,7 @@ def main() -> None:
     began = time.time()
     costs, images = dpdiff.load_costs("digits"), dpdiff.images("digits", split="test")
     denoiser = dpdiff.load("digits")
-    costs.check_model(denoiser)
+    costs.check_model(denoiser.fingerprint)
     network, T = remembered(denoiser.network), costs.T
     table: dict[str, dict[str, dict[str, list[float]]]] = {}
     for rule in costs.variances:

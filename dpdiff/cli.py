@@ -122,7 +122,7 @@ def train(options: argparse.Namespace) -> None:
 
 
 def _denoiser(options: argparse.Namespace) -> Denoiser:
-    denoiser = dpdiff.load(options.model, device=options.device)
+    denoiser = dpdiff.load(options.model, flags=options.flags, device=options.device)
     rule = options.variance
     if rule is None or (rule == "optimal" and options.run in (measure, optimize)):
         return denoiser  # the optimal rule is a way to read the costs that are being measured
@@ -141,7 +141,7 @@ def _schedule(text: str, options: argparse.Namespace, denoiser: Denoiser) -> Sch
     if kind != "dp":
         return getattr(dpdiff.Schedule, kind)(denoiser.noise.T, int(number))
     costs = _costs(options).with_variance(denoiser.variance)
-    costs.check_model(denoiser)
+    costs.check_model(denoiser.fingerprint)
     return dpdiff.solve(costs).schedule(int(number))
 
 
@@ -206,13 +206,13 @@ def _parser() -> argparse.ArgumentParser:
 
     command = _command(commands, "optimize", optimize, "the whole job: measure, solve, report")
     _add_model(command)
-    _add_data(command, "train")
+    _add_data(command, "validation")
     _add_measuring(command)
     _add_budgets(command)
 
     command = _command(commands, "measure", measure, "measure what every jump costs a model")
     _add_model(command)
-    _add_data(command, "train")
+    _add_data(command, "validation")
     _add_measuring(command)
     command.add_argument("--out", default="costs.npz", help="costs file to write")
 
@@ -258,6 +258,7 @@ def _command(
 
 def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", default="digits", help="bundled name or diffusers folder")
+    command.add_argument("--flags", help="of a .pt checkpoint: JSON file, flag string or preset")
     command.add_argument("--device", default="cpu", help="torch device")
     command.add_argument("--seed", type=int, default=0, help="of all noise")
     command.add_argument("--batch-size", type=int, default=256, help="examples a network call")
@@ -272,11 +273,13 @@ def _add_variance(command: argparse.ArgumentParser, default: str) -> None:
 
 def _add_data(command: argparse.ArgumentParser, split: str) -> None:
     command.add_argument("--data", default="digits", help="'digits', or an .npy file of integers")
-    command.add_argument("--split", default=split, choices=("train", "test"), help="of the digits")
+    command.add_argument(
+        "--split", default=split, choices=("train", "validation", "test"), help="of the digits"
+    )
 
 
 def _add_measuring(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--images", type=int, default=128, help="images a timestep is shown")
+    command.add_argument("--images", type=int, default=143, help="images a timestep is shown")
 
 
 def _add_budgets(command: argparse.ArgumentParser) -> None:

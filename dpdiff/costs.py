@@ -8,20 +8,17 @@ import zipfile
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from dpdiff import chebyshev
-from dpdiff.denoiser import VARIANCES
+from dpdiff.elbo import VARIANCES
 from dpdiff.envelope import Lines
 from dpdiff.errors import InputError
 from dpdiff.files import replacing
 from dpdiff.noise import NoiseSchedule
-
-if TYPE_CHECKING:
-    from dpdiff.denoiser import Denoiser
-    from dpdiff.schedule import Schedule
+from dpdiff.schedule import Schedule
 
 FORMAT = "dpdiff-costs"
 VERSION = 1
@@ -107,10 +104,10 @@ class Costs:
         """The same measurement read under another variance rule."""
         return replace(self, variance=variance)
 
-    def weighted(self) -> LineCosts:
+    def weighted(self) -> Lines:
         """The paper's reweighted objective ``L_w(t, s) = (t - s) m(t)`` (its section 4.2)."""
         t = np.arange(self.T + 1.0)
-        return LineCosts(Lines(t * self.mse, self.mse, np.zeros_like(t), -t, t * self.mse))
+        return Lines(t * self.mse, self.mse, np.zeros_like(t), -t, t * self.mse)
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """A block of the table ``L[t, s]``.
@@ -230,12 +227,12 @@ class Costs:
         points = x.reshape(len(t), -1)
         return chebyshev.evaluate(self._coefficients[name][t.ravel()], points).reshape(x.shape)
 
-    def check_model(self, denoiser: Denoiser) -> None:
+    def check_model(self, fingerprint: str) -> None:
         """Refuse to be used with a model that these costs were not measured on."""
-        if denoiser.fingerprint != self.provenance.get("model"):
+        if fingerprint != self.provenance.get("model"):
             raise InputError(
                 f"these costs were measured on model {self.provenance.get('model')}, "
-                f"the model given is {denoiser.fingerprint}: measure it first"
+                f"the model given is {fingerprint}: measure it first"
             )
 
     def _check_grid(self, schedule: Schedule) -> None:
@@ -280,28 +277,3 @@ class Costs:
             )
         noise = NoiseSchedule(arrays.pop("betas"))
         return cls(noise, tuple(about["shape"]), about["variance"], arrays, about["provenance"])
-
-
-@dataclass(frozen=True)
-class LineCosts:
-    """Costs that are lines and nothing more, such as the weighted objective."""
-
-    line_arrays: Lines
-
-    @property
-    def T(self) -> int:
-        """Length of the grid."""
-        return len(self.line_arrays.x) - 1
-
-    def lines(self) -> Lines:
-        """The lines themselves."""
-        return self.line_arrays
-
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """A block of the table, as :meth:`Costs.rows`."""
-        const, x, intercept, slope, first = self.line_arrays
-        t, s = np.arange(start, stop)[:, None], np.arange(stop)[None, :]
-        block = const[t] + intercept[s] + slope[s] * x[t]
-        block[:, 0] = first[start:stop]
-        block[s >= t] = np.inf
-        return block

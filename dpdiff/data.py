@@ -8,7 +8,7 @@ import numpy as np
 
 from dpdiff.errors import InputError
 
-SPLITS = ("train", "test")
+SPLITS = ("train", "validation", "test")
 
 
 def images(name: str = "digits", *, split: str = "train") -> np.ndarray:
@@ -19,9 +19,10 @@ def images(name: str = "digits", *, split: str = "train") -> np.ndarray:
     name : str
         ``"digits"``: scikit-learn's 1,797 handwritten digits, 8×8 pixels of 17 levels. Or an
         ``.npy`` file, which is not read into memory as a whole.
-    split : {"train", "test"}
-        Of the digits, every fifth image is held out: 1,438 train and 359 test images. A file is
-        one split, and this is ignored.
+    split : {"train", "validation", "test"}
+        Of the digits: 1,295 images that the bundled model was fitted to, 143 that decided when
+        its training stopped, and 359 that nothing was chosen on. A file is one split, and this
+        is ignored.
 
     Returns
     -------
@@ -46,12 +47,16 @@ def images(name: str = "digits", *, split: str = "train") -> np.ndarray:
     if name != "digits":
         raise InputError(f"unknown data set {name!r}; known are 'digits' and .npy files")
     if split not in SPLITS:
-        raise InputError(f"split is 'train' or 'test', got {split!r}")
+        raise InputError(f"split is one of {', '.join(SPLITS)}; got {split!r}")
     from sklearn.datasets import load_digits
 
     pixels = load_digits().images.astype(np.uint8)[:, None]
-    held_out = np.arange(len(pixels)) % 5 == 4
-    return pixels[held_out if split == "test" else ~held_out]
+    test = np.arange(len(pixels)) % 5 == 4
+    if split == "test":
+        return pixels[test]
+    rest = pixels[~test]
+    validation = np.arange(len(rest)) % 10 == 9
+    return rest[validation if split == "validation" else ~validation]
 
 
 def check(images: Any, shape: tuple[int, ...], levels: int | None) -> np.ndarray:

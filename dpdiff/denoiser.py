@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dpdiff.elbo import VARIANCES
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from dpdiff.costs import Costs
 
 PREDICTS = ("eps", "x0", "v")
-VARIANCES = ("small", "large", "learned_range", "optimal")
 
 
 class Prediction(NamedTuple):
@@ -62,7 +62,7 @@ class Denoiser:
 
     Examples
     --------
-    >>> silent = Denoiser(lambda x, index: 0 * x, NoiseSchedule.linear(10), shape=(2,))
+    >>> silent = Denoiser(lambda x, index: 0 * x, NoiseSchedule.cosine(10), shape=(2,))
     >>> silent(torch.full((3, 2), 0.5), 10).x0.shape
     torch.Size([3, 2])
     """
@@ -145,7 +145,7 @@ class Denoiser:
                 raise InputError(
                     'the optimal variance needs costs: with_variance("optimal", costs)'
                 )
-            costs.check_model(self)
+            costs.check_model(self.fingerprint)
             mse = costs.mse
         return replace(self, variance=variance, mse=mse)
 

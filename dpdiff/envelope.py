@@ -34,6 +34,8 @@ class Lines(NamedTuple):
     ``L(t, 0) = first[t]``; ``slope`` is monotone over ``s = 1 … T - 1``, in either direction.
     ``const``, ``intercept`` and ``first`` may be ``+inf``: all jumps from t, all jumps to s, or the
     first step to t are forbidden. What belongs to t = 0, or to s = 0 or s = T, is not read.
+
+    Lines are costs themselves: :func:`dpdiff.solve` takes them as they are.
     """
 
     const: np.ndarray
@@ -41,6 +43,31 @@ class Lines(NamedTuple):
     intercept: np.ndarray
     slope: np.ndarray
     first: np.ndarray
+
+    @property
+    def T(self) -> int:
+        """The last node."""
+        return len(self.x) - 1
+
+    def lines(self) -> Lines:
+        """The lines, as all costs that have them are asked for them."""
+        return self
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """The block ``L[start:stop, :stop]`` of the table, infinite where s ≥ t.
+
+        Examples
+        --------
+        >>> Lines(*np.ones((4, 3)), np.array([np.inf, 5, 7])).rows(1, 3)
+        array([[ 5., inf, inf],
+               [ 7.,  3., inf]])
+        """
+        const, x, intercept, slope, first = self
+        t, s = np.arange(start, stop)[:, None], np.arange(stop)[None, :]
+        block = const[t] + intercept[s] + slope[s] * x[t]
+        block[:, 0] = first[start:stop]
+        block[s >= t] = np.inf
+        return block
 
     def checked(self) -> Lines:
         """The same lines with slopes that fall, or an error that names what is wrong.

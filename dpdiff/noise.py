@@ -164,7 +164,7 @@ class NoiseSchedule:
 
         Examples
         --------
-        >>> signal, residue, log_variance = NoiseSchedule.linear(10).posterior(10, 9)
+        >>> signal, residue, log_variance = NoiseSchedule.cosine(10).posterior(10, 9)
         >>> 0 < signal < 1 and 0 < residue < 1
         True
         """

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,73 +17,9 @@ from dpdiff.elbo import decoder_cost, jump_cost
 from dpdiff.errors import InputError
 from dpdiff.files import replacing
 from dpdiff.noise import NoiseSchedule
-
-if TYPE_CHECKING:
-    from diffusers import UNet2DModel
+from dpdiff.recipes import RECIPES, Recipe, build_network
 
 CHECKPOINT = "training.pt"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """All that decides a trained model, apart from the hardware.
-
-    ``vlb_weight`` is λ of ``L_hybrid = L_simple + λ L_vlb`` (Nichol & Dhariwal 2021, eq. 16,
-    which take 0.001), with L_vlb in bits/dim; its gradient reaches the variance output only.
-    """
-
-    dataset: str
-    shape: tuple[int, int, int]
-    levels: int
-    channels: tuple[int, ...]
-    layers: int
-    attention: tuple[bool, ...]
-    dropout: float
-    T: int = 4000
-    first_beta: float | None = None
-    predicts: str = "v"
-    vlb_weight: float = 1e-3
-    steps: int = 10_000
-    batch: int = 64
-    learning_rate: float = 1e-3
-    warmup: int = 200
-    ema: float = 0.999
-    validate_every: int = 1_000
-    seed: int = 0
-
-
-RECIPES = {
-    "digits": Recipe(
-        dataset="digits",
-        shape=(1, 8, 8),
-        levels=17,
-        channels=(48, 64),
-        layers=1,
-        attention=(False, True),
-        dropout=0.1,
-        first_beta=0.0025,
-    ),
-}
-
-
-def build_network(recipe: Recipe) -> UNet2DModel:
-    """The recipe's U-Net, untrained: learned-range variance, so twice the channels come out."""
-    from diffusers import UNet2DModel
-
-    channels = recipe.shape[0]
-    return UNet2DModel(
-        sample_size=recipe.shape[1],
-        in_channels=channels,
-        out_channels=2 * channels,
-        layers_per_block=recipe.layers,
-        block_out_channels=recipe.channels,
-        down_block_types=[("Attn" if a else "") + "DownBlock2D" for a in recipe.attention],
-        up_block_types=[("Attn" if a else "") + "UpBlock2D" for a in reversed(recipe.attention)],
-        norm_num_groups=8,
-        attention_head_dim=16,
-        dropout=recipe.dropout,
-        resnet_time_scale_shift="scale_shift",
-    )
 
 
 class Trainer:
@@ -117,22 +52,18 @@ class Trainer:
         self.best = self.average.state_dict()
         self.optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=0.01, fused=True)
         self.noise = NoiseSchedule.cosine(recipe.T, recipe.first_beta)
-        images = data.images(recipe.dataset, split="train")
-        validation = np.arange(len(images)) % 10 == 9
-        x0 = torch.as_tensor(data.scaled(images, recipe.levels), dtype=torch.float32)
-        self.images = x0[~validation].to(self.device)
-        self.validation = x0[validation].to(self.device)
+        self.images, self.validation = (self._images(split) for split in ("train", "validation"))
         self.step, self.history = 0, []
         self._resume()
 
     def run(self, *, progress: bool = True) -> Denoiser:
-        """Train to the recipe's last step and return the best averaged network.
+        """Train until the recipe ends or stops helping, and return the best averaged network.
 
-        "Best" is by the bound on a tenth of the training split that no gradient sees.
+        "Best" is by the bound on the validation images, which no gradient sees.
         """
         recipe = self.recipe
         bar = tqdm(total=recipe.steps, initial=self.step, desc="train", disable=not progress)
-        while self.step < recipe.steps:
+        while self.step < recipe.steps and not self._is_stale():
             loss = self._update()
             bar.update()
             if self.step % recipe.validate_every == 0 or self.step == recipe.steps:
@@ -142,6 +73,16 @@ class Trainer:
         bar.close()
         self.average.load_state_dict(self.best)
         return self._denoiser(self.average)
+
+    def _images(self, split: str) -> Tensor:
+        pixels = data.scaled(data.images(self.recipe.dataset, split=split), self.recipe.levels)
+        return torch.as_tensor(pixels, dtype=torch.float32, device=self.device)
+
+    def _is_stale(self) -> bool:
+        """Whether the last validations were all worse than an earlier one: more would overfit."""
+        scores = [score for _, score in self.history]
+        patience = self.recipe.patience
+        return len(scores) > patience and min(scores[-patience:]) > min(scores)
 
     def _denoiser(self, network: torch.nn.Module) -> Denoiser:
         recipe = self.recipe

@@ -71,6 +71,30 @@ def load_checkpoint(
     ------
     InputError
         If the file is not a plain state dict, or does not fit the flags; the key is named.
+
+    Notes
+    -----
+    Published unconditional checkpoints and the presets that are their flags [1]_:
+
+    =================================== =====================
+    file                                preset
+    =================================== =====================
+    cifar10_uncond_50M_500K.pt          ``cifar10_hybrid``
+    cifar10_uncond_vlb_50M_500K.pt      ``cifar10_vlb``
+    imagenet64_uncond_100M_1500K.pt     ``imagenet64_hybrid``
+    imagenet64_uncond_vlb_100M_1500K.pt ``imagenet64_vlb``
+    lsun_uncond_100M_1200K_bs128.pt     ``lsun_bedroom``
+    lsun_uncond_100M_2400K_bs64.pt      ``lsun_bedroom``
+    =================================== =====================
+
+    References
+    ----------
+    .. [1] https://github.com/openai/improved-diffusion, README.
+
+    Examples
+    --------
+    >>> load_checkpoint("cifar10_uncond_50M_500K.pt", "cifar10_hybrid")  # doctest: +SKIP
+    Denoiser(...)
     """
     settings = Flags.read(flags)
     try:

@@ -1,0 +1,73 @@
+"""How the bundled models are made: data, network and optimisation, number by number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DModel
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides a trained model, apart from the hardware.
+
+    ``vlb_weight`` is λ of ``L_hybrid = L_simple + λ L_vlb`` (Nichol & Dhariwal 2021, eq. 16,
+    which take 0.001), with L_vlb in bits/dim; its gradient reaches the variance output only.
+    Training ends early after ``patience`` validations without a new best one.
+    """
+
+    dataset: str
+    shape: tuple[int, int, int]
+    levels: int
+    channels: tuple[int, ...]
+    layers: int
+    attention: tuple[bool, ...]
+    dropout: float
+    T: int = 4000
+    first_beta: float | None = None
+    predicts: str = "v"
+    vlb_weight: float = 1e-3
+    steps: int = 14_000
+    batch: int = 64
+    learning_rate: float = 1e-3
+    warmup: int = 200
+    ema: float = 0.999
+    validate_every: int = 1_000
+    patience: int = 3
+    seed: int = 0
+
+
+RECIPES = {
+    "digits": Recipe(
+        dataset="digits",
+        shape=(1, 8, 8),
+        levels=17,
+        channels=(48, 64),
+        layers=1,
+        attention=(False, True),
+        dropout=0.1,
+        first_beta=0.0025,
+    ),
+}
+
+
+def build_network(recipe: Recipe) -> UNet2DModel:
+    """The recipe's U-Net, untrained: learned-range variance, so twice the channels come out."""
+    from diffusers import UNet2DModel
+
+    channels = recipe.shape[0]
+    return UNet2DModel(
+        sample_size=recipe.shape[1],
+        in_channels=channels,
+        out_channels=2 * channels,
+        layers_per_block=recipe.layers,
+        block_out_channels=recipe.channels,
+        down_block_types=[("Attn" if a else "") + "DownBlock2D" for a in recipe.attention],
+        up_block_types=[("Attn" if a else "") + "UpBlock2D" for a in reversed(recipe.attention)],
+        norm_num_groups=8,
+        attention_head_dim=16,
+        dropout=recipe.dropout,
+        resnet_time_scale_shift="scale_shift",
+    )
