@@ -11,6 +11,7 @@ import unet_reference
 from conftest import DATA
 
 import dpdiff
+from dpdiff.cli import main
 from dpdiff.errors import InputError
 from dpdiff.models import load, save
 from dpdiff.models.flags import PRESETS, Flags
@@ -161,6 +162,19 @@ def _heads(network: torch.nn.Module) -> dict[tuple[str, int], int]:
         for name, module in network.named_modules()
         if type(module).__name__ == "Attention"
     }
+
+
+def test_guided_diffusion_layout_is_a_plain_diffusers_network():
+    flags = Flags.read(
+        "--attention_resolutions 32,16,8 --class_cond False --diffusion_steps 1000 "
+        "--image_size 256 --learn_sigma True --noise_schedule linear --num_channels 256 "
+        "--num_head_channels 64 --num_res_blocks 2 --resblock_updown True --use_fp16 True "
+        "--use_scale_shift_norm True"
+    )
+    wanted = {key: torch.zeros(1).expand(shape) for key, shape in _shapes(flags).items()}
+    network = convert(wanted, flags)
+    assert type(network).__name__ == "UNet2DModel"
+    assert all(heads == width // 64 for (_, width), heads in _heads(network).items())
 
 
 # --- variations, small ----------------------------------------------------------------------
@@ -350,3 +364,15 @@ def test_missing_and_strange_files_are_refused(tmp_path):
         load(tmp_path / "none.pt", flags=FLAGS)
     with pytest.raises(InputError, match="holds a list"):
         _load_with(tmp_path, [torch.zeros(1)])
+
+
+def test_the_command_line_takes_flags(tmp_path, golden, capsys):
+    np.save(tmp_path / "images.npy", golden["images_uint8"][:1].transpose(0, 3, 1, 2))
+    command = ["evaluate", "--model", str(CHECKPOINT), "--schedule", "even:2"]
+    command += ["--data", str(tmp_path / "images.npy")]
+    given = json.loads(FLAGS.read_text())
+    text = " ".join(f"--{name} {value}" for name, value in given.items() if value != "")
+    assert main([*command, "--flags", text]) == 0
+    assert "even:2" in capsys.readouterr().out
+    assert main(command) == 2
+    assert "give flags" in capsys.readouterr().err
