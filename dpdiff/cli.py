@@ -257,7 +257,7 @@ def _command(
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model", default="digits", help="bundled name or diffusers folder")
+    command.add_argument("--model", default="digits", help="bundled name, folder or .pt file")
     command.add_argument("--flags", help="of a .pt checkpoint: JSON file, flag string or preset")
     command.add_argument("--device", default="cpu", help="torch device")
     command.add_argument("--seed", type=int, default=0, help="of all noise")

@@ -164,8 +164,8 @@ def _folder(model: str | Path) -> Path:
     folder = HOME / model if model in BUNDLED else Path(model)
     if not folder.is_dir():
         raise InputError(
-            f"there is no model {str(model)!r}: give a bundled name ({', '.join(BUNDLED)}) "
-            "or a diffusers pipeline folder"
+            f"there is no model {str(model)!r}: give a bundled name ({', '.join(BUNDLED)}), "
+            "a diffusers pipeline folder or a .pt checkpoint"
         )
     return folder
 

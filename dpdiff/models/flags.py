@@ -130,17 +130,17 @@ class Flags:
             raise InputError(conditional("the flag class_cond is set"))
         if self.timestep_respacing not in ("", str(self.diffusion_steps)):
             raise InputError(
-                f"timestep_respacing {self.timestep_respacing!r} skips steps of the training grid; "
-                "leave it out: the steps to take are the schedule's, which is chosen here"
+                f"leave out timestep_respacing {self.timestep_respacing!r}: the steps to take are "
+                "chosen here, from all that the network was trained on"
             )
         if self.noise_schedule not in NOISE_SCHEDULES:
             known = ", ".join(NOISE_SCHEDULES)
             raise InputError(f"noise_schedule is one of {known}; got {self.noise_schedule!r}")
-        for name in ("image_size", "num_channels", "num_res_blocks", "num_heads"):
+        for name in ("image_size", "num_channels", "num_res_blocks", "diffusion_steps"):
             if getattr(self, name) < 1:
                 raise InputError(f"flag {name} is at least 1, got {getattr(self, name)}")
-        if self.diffusion_steps < 1 or min(self.attention_resolutions, default=1) < 1:
-            raise InputError("flags diffusion_steps and attention_resolutions are at least 1")
+        if min(self.attention_resolutions, default=1) < 1:
+            raise InputError("attention_resolutions are at least 1")
         self._check_widths()
 
     def _check_widths(self) -> None:
@@ -154,13 +154,12 @@ class Flags:
                 f"channel_mult {self.multipliers} must begin with 1, and image_size "
                 f"{self.image_size} must be even at every level but the last"
             )
-        for width in self.widths:
-            if width < 1 or width % NORM_GROUPS:
-                raise InputError(f"a level has {width} channels, no multiple of {NORM_GROUPS}")
+        if min(self.widths) < 1 or any(width % NORM_GROUPS for width in self.widths):
+            raise InputError(f"levels have {self.widths} channels, no multiples of {NORM_GROUPS}")
         for width, up in self.attending:
             heads = self.heads(width, up=up)
             if heads < 1 or width % heads:
-                raise InputError(f"{width} channels do not divide into {heads} attention heads")
+                raise InputError(f"{width} channels do not divide into attention heads as flagged")
 
     @property
     def multipliers(self) -> tuple[int, ...]:
@@ -186,8 +185,9 @@ class Flags:
 
     def heads(self, width: int, *, up: bool) -> int:
         """Number of attention heads at a width: one number for all, or one for so many channels."""
-        if self.num_head_channels != -1:
-            return width // self.num_head_channels if self.num_head_channels > 0 else 0
+        size = self.num_head_channels
+        if size != -1:
+            return width // size if size > 0 and width % size == 0 else 0
         return self.num_heads_upsample if up and self.num_heads_upsample != -1 else self.num_heads
 
     @property
