@@ -110,11 +110,13 @@ class Denoiser:
     def fingerprint(self) -> str:
         """A digest of weights, noise schedule and parameterisation, kept with measured costs.
 
-        A network without weights (a plain function) is told apart by the rest alone.
+        A network without weights (a plain function) is told apart by the rest alone. One whose
+        weights do not tell all that it computes can say the rest in a string ``layout``.
         """
         digest = hashlib.sha256()
         settings = (self.predicts, self.network_variance, self.shape, self.levels, self.clip)
         digest.update(repr(settings).encode() + self.noise.fingerprint.encode())
+        digest.update(getattr(self.network, "layout", "").encode())
         weights = getattr(self.network, "state_dict", dict)()
         for name in sorted(weights):
             digest.update(name.encode())

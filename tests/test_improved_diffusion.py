@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -196,6 +197,19 @@ SMALL = {"image_size": 16, "num_channels": 32, "num_res_blocks": 1, "channel_mul
 )
 def test_other_layouts_equal_the_second_implementation(flags, how):
     assert _difference(Flags.read(SMALL | flags), 16, **how) < 1e-4
+
+
+def test_costs_of_other_heads_or_timesteps_are_told_apart(tiny):
+    """Weights alone do not show them, but the fingerprint that is kept with costs does."""
+    known = {tiny.fingerprint}
+    for name, value in (("timestep_scale", 1.0), ("heads", 2)):
+        changed = copy.deepcopy(tiny.network)
+        module = changed
+        if name == "heads":
+            module = next(m for m in changed.modules() if type(m).__name__ == "Attention")
+        setattr(module, name, value)
+        known.add(replace(tiny, network=changed).fingerprint)
+    assert len(known) == 3
 
 
 def test_heads_on_the_way_up_may_differ(tiny):

@@ -29,6 +29,12 @@ class ImprovedUNet(UNet2DModel):
 
     timestep_scale = 1.0
 
+    @property
+    def layout(self) -> str:
+        """What the weights do not show: the heads of every attention, the scale of timesteps."""
+        heads = [m.heads for m in self.modules() if type(m).__name__ == "Attention"]
+        return f"{heads} {self.timestep_scale}"
+
     def forward(self, sample: Tensor, timestep: Tensor | float, *args: Any, **kwargs: Any) -> Any:
         """``UNet2DModel.forward`` at the rescaled timestep, in float32."""
         timestep = torch.as_tensor(timestep, dtype=torch.float32, device=sample.device)
