@@ -23,8 +23,8 @@ def transform(count: int) -> np.ndarray:
     Examples
     --------
     >>> values = 3 + 2 * nodes(4)
-    >>> (transform(4) @ values).round(12)
-    array([3., 2., 0., 0.])
+    >>> np.allclose(transform(4) @ values, [3, 2, 0, 0])
+    True
     """
     angles = np.pi * np.outer(np.arange(count), np.arange(count) + 0.5) / count
     matrix = 2 / count * np.cos(angles)

@@ -279,7 +279,7 @@ def _add_data(command: argparse.ArgumentParser, split: str) -> None:
 
 
 def _add_measuring(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--images", type=int, default=143, help="images a timestep is shown")
+    command.add_argument("--images", type=int, default=128, help="images a timestep is shown")
 
 
 def _add_budgets(command: argparse.ArgumentParser) -> None:

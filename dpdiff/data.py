@@ -64,7 +64,7 @@ def check(images: Any, shape: tuple[int, ...], levels: int | None) -> np.ndarray
 
     Parameters
     ----------
-    images : array_like, shape (N, *shape)
+    images : array_like, shape (N, ...)
         Integers in ``0 … levels - 1``, or finite floats when ``levels`` is None.
     shape : tuple of int
         One example.

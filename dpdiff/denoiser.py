@@ -156,7 +156,7 @@ class Denoiser:
 
         Parameters
         ----------
-        x_t : Tensor, shape (B, *shape)
+        x_t : Tensor, shape (B, ...)
             Noisy examples; the result is computed in their dtype, the network runs in float32.
         t : int or ndarray of int, shape (B,)
             Timesteps in 1 … T.

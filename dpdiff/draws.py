@@ -25,7 +25,7 @@ def gaussian(seed: int, t: int, rows: Sequence[int], shape: tuple[int, ...]) -> 
 
     Returns
     -------
-    ndarray of float32, shape (len(rows), *shape)
+    ndarray of float32, shape (len(rows), ...)
         Standard normal draws.
 
     Examples

@@ -64,7 +64,7 @@ def bits_per_dim(
     ----------
     denoiser : Denoiser
         The model, under the variance rule that is to be scored.
-    images : array_like, shape (N, *denoiser.shape)
+    images : array_like, shape (N, ...)
         Held-out images, as :func:`dpdiff.measure` takes them.
     schedule : Schedule
         Must end at the model's T.

@@ -39,7 +39,7 @@ def measure(
     ----------
     denoiser : Denoiser
         The model.
-    images : array_like, shape (N, *denoiser.shape)
+    images : array_like, shape (N, ...)
         Training images as integers ``0 … levels - 1`` (floats if ``denoiser.levels`` is None).
     seed : int
         Decides which images each timestep sees, and the noise. Batches do not.
@@ -155,7 +155,7 @@ def noised_predictions(
     ----------
     denoiser : Denoiser
         The model.
-    images : ndarray, shape (N, *shape)
+    images : ndarray, shape (N, ...)
         The data set.
     t, rows : ndarray of int, shape (B,)
         Timestep and image of every member of the batch.

@@ -94,8 +94,8 @@ class NoiseSchedule:
 
         Examples
         --------
-        >>> round(NoiseSchedule.cosine(4000, first_beta=0.0025).g[1], 6)
-        np.float64(0.05)
+        >>> round(float(NoiseSchedule.cosine(4000, first_beta=0.0025).g[1]), 6)
+        0.05
         """
         level = np.cos((np.arange(T + 1) / T + 0.008) / 1.008 * np.pi / 2) ** 2
         betas = np.minimum(1 - level[1:] / level[:-1], 0.999)
@@ -165,7 +165,7 @@ class NoiseSchedule:
         Examples
         --------
         >>> signal, residue, log_variance = NoiseSchedule.cosine(10).posterior(10, 9)
-        >>> 0 < signal < 1 and 0 < residue < 1
+        >>> bool(0 < signal < 1 and 0 < residue < 1)
         True
         """
         fresh = -np.expm1(self.log_snr[t] - self.log_snr[s])  # g_ts² / g(t)²

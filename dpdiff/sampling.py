@@ -51,7 +51,7 @@ def sample(
 
     Returns
     -------
-    Tensor, float32, shape (n, *denoiser.shape)
+    Tensor, float32, shape (n, ...)
         On the CPU; in [-1, 1] if the denoiser clips.
 
     Raises
@@ -107,7 +107,7 @@ def ancestral_step(denoiser: Denoiser, x_t: Tensor, t: int, s: int, noise: Tenso
     ----------
     denoiser : Denoiser
         The model with its variance rule.
-    x_t : Tensor, shape (B, *shape)
+    x_t : Tensor, shape (B, ...)
         Current examples.
     t, s : int
         The jump, ``0 ≤ s < t``.
@@ -129,7 +129,7 @@ def ddim_step(denoiser: Denoiser, x_t: Tensor, t: int, s: int, noise: Tensor, et
     ----------
     denoiser : Denoiser
         The model; its variance rule plays no part.
-    x_t : Tensor, shape (B, *shape)
+    x_t : Tensor, shape (B, ...)
         Current examples.
     t, s : int
         The jump, ``0 ≤ s < t``.

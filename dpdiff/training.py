@@ -187,7 +187,7 @@ def losses(denoiser: Denoiser, x0: Tensor, t: np.ndarray, eps: Tensor) -> tuple[
     ----------
     denoiser : Denoiser
         With learned-range variance, predicting ``eps`` or ``v``.
-    x0, eps : Tensor, shape (B, *shape)
+    x0, eps : Tensor, shape (B, ...)
         Data in [-1, 1] and Gaussian noise.
     t : ndarray of int, shape (B,)
         Timesteps in 1 … T.
