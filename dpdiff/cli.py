@@ -142,7 +142,7 @@ def _schedule(text: str, options: argparse.Namespace, denoiser: Denoiser) -> Sch
         return getattr(dpdiff.Schedule, kind)(denoiser.noise.T, int(number))
     costs = _costs(options).with_variance(denoiser.variance)
     costs.check_model(denoiser.fingerprint)
-    return dpdiff.solve(costs).schedule(int(number))
+    return dpdiff.solve(costs.smoothed()).schedule(int(number))
 
 
 def _folder(path: str) -> Path:
@@ -159,7 +159,7 @@ def _report(costs: Costs, budgets: Sequence[int], model: str, folder: Path) -> N
     for steps in budgets:
         if not 1 <= steps <= costs.T:
             raise InputError(f"the number of steps lies in 1…{costs.T}, got {steps}")
-    plan = dpdiff.solve(costs)
+    plan = dpdiff.solve(costs.smoothed())  # chosen on smoothed costs, reported on measured ones
     for schedule in plan.schedules(budgets):
         schedule = replace(schedule, provenance=_provenance(costs, plan, schedule, model))
         schedule.save(folder / f"dp_{schedule.steps:04d}.json")

@@ -19,6 +19,7 @@ from dpdiff.errors import InputError
 from dpdiff.files import replacing
 from dpdiff.noise import NoiseSchedule
 from dpdiff.schedule import Schedule
+from dpdiff.smoothing import local_linear
 
 FORMAT = "dpdiff-costs"
 VERSION = 1
@@ -103,6 +104,34 @@ class Costs:
     def with_variance(self, variance: str) -> Costs:
         """The same measurement read under another variance rule."""
         return replace(self, variance=variance)
+
+    def smoothed(self, width: float = 0.2) -> Costs:
+        """The same costs with the noise between neighbouring timesteps averaged out.
+
+        The minimum over noisy costs seeks out those that are too low by chance. The statistics
+        are smooth functions of log SNR, so a local regression along it removes most of the noise
+        and little else. Choose schedules on smoothed costs, and score them on measured ones.
+
+        Parameters
+        ----------
+        width : float
+            Half the width of the neighbourhoods, in units of log SNR.
+
+        Returns
+        -------
+        Costs
+            The variances stay those of the measurement.
+        """
+        x = np.maximum(self.noise.log_snr[1:], np.log(1e-12))  # a last SNR of 0 counts as this
+        x = x - 1e-9 * np.arange(self.T)  # still strictly falling
+        means = {k: v for k, v in self.statistics.items() if not k.endswith(("_var", "_cov"))}
+        smooth = {k: v.copy() for k, v in means.items() if np.ndim(v) > 0}
+        for values in smooth.values():
+            values[1:] = local_linear(x, values[1:], width)
+        about = {"smoothing_width": width}
+        return replace(
+            self, statistics=self.statistics | smooth, provenance=self.provenance | about
+        )
 
     def weighted(self) -> Lines:
         """The paper's reweighted objective ``L_w(t, s) = (t - s) m(t)`` (its section 4.2)."""
