@@ -3,8 +3,8 @@
 The whole job in five lines::
 
     denoiser = dpdiff.load("digits")
-    costs    = dpdiff.measure(denoiser, dpdiff.images("digits", split="train"), seed=0)
-    plan     = dpdiff.solve(costs)
+    costs    = dpdiff.measure(denoiser, dpdiff.images("digits", split="validation"), seed=0)
+    plan     = dpdiff.solve(costs.smoothed())
     schedule = plan.schedule(32)
     samples  = dpdiff.sample(denoiser, schedule, n=64, seed=0)
 """
