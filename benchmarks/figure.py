@@ -7,7 +7,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from dpdiff.plotting import STYLE
+from dpdiff.style import STYLE
 
 HERE = Path(__file__).parent
 LOOK = {
