@@ -40,7 +40,8 @@ def measure(
     denoiser : Denoiser
         The model.
     images : array_like, shape (N, ...)
-        Training images as integers ``0 … levels - 1`` (floats if ``denoiser.levels`` is None).
+        Integers ``0 … levels - 1`` (floats if ``denoiser.levels`` is None), best of images that
+        the network was not fitted to: a small set is remembered, and its costs are too low.
     seed : int
         Decides which images each timestep sees, and the noise. Batches do not.
     per_step : int
