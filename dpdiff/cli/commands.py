@@ -1,10 +1,9 @@
-"""The ``dpdiff`` command: the main job, and each of its parts."""
+"""What each command does, once its options are read."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,34 +16,6 @@ if TYPE_CHECKING:
     from dpdiff.denoiser import Denoiser
     from dpdiff.plan import Plan
     from dpdiff.schedule import Schedule
-
-BUDGETS = (8, 16, 32, 64, 128, 256)
-RULES = ("small", "large", "learned_range", "optimal")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; the exit code is 0, or 2 for bad input, or 130 for an interrupt.
-
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        By default those of the process.
-
-    Examples
-    --------
-    >>> main(["solve", "no-such-file.npz"])
-    2
-    """
-    options = _parser().parse_args(arguments)
-    try:
-        options.run(options)
-    except InputError as error:
-        print(f"dpdiff: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("dpdiff: interrupted", file=sys.stderr)
-        return 130
-    return 0
 
 
 def optimize(options: argparse.Namespace) -> None:
@@ -192,104 +163,3 @@ def _provenance(costs: Costs, plan: Plan, schedule: Schedule, model: str) -> dic
         "stderr": stderr,
         "costs": costs.provenance,
     }
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="dpdiff",
-        description="Find the few-step schedule of a diffusion model that is best in likelihood.",
-        epilog="Steps are network calls. Costs are kept in nats and shown in bits/dim: nats per "
-        "example, divided by its number of dimensions and by log 2.",
-    )
-    parser.add_argument("--version", action="version", version=f"dpdiff {dpdiff.__version__}")
-    commands = parser.add_subparsers(required=True, metavar="command")
-
-    command = _command(commands, "optimize", optimize, "the whole job: measure, solve, report")
-    _add_model(command)
-    _add_data(command, "validation")
-    _add_measuring(command)
-    _add_budgets(command)
-
-    command = _command(commands, "measure", measure, "measure what every jump costs a model")
-    _add_model(command)
-    _add_data(command, "validation")
-    _add_measuring(command)
-    command.add_argument("--out", default="costs.npz", help="costs file to write")
-
-    command = _command(commands, "solve", solve, "find the best schedules for measured costs")
-    command.add_argument("costs", help="costs file that `measure` wrote")
-    _add_variance(command, "the costs' own")
-    _add_budgets(command)
-
-    spelling = "a schedule file, or even:K, quadratic:K or dp:K for K steps"
-    command = _command(commands, "sample", sample, "draw samples into one PNG picture")
-    _add_model(command)
-    command.add_argument("--schedule", default="dp:32", help=spelling)
-    _add_costs(command)
-    command.add_argument("--n", type=int, default=64, help="number of samples")
-    command.add_argument("--sampler", choices=("ancestral", "ddim"), default="ancestral")
-    command.add_argument("--eta", type=float, default=0.0, help="of ddim, in [0, 1]")
-    command.add_argument("--out", default="samples.png", help="picture to write")
-
-    command = _command(commands, "evaluate", evaluate, "score schedules on held-out images")
-    _add_model(command)
-    _add_data(command, "test")
-    command.add_argument("--schedule", nargs="+", default=["dp:32"], help=spelling)
-    _add_costs(command)
-
-    command = _command(commands, "train", train, "train a bundled model; restartable")
-    command.add_argument("recipe", help="name of the recipe, such as digits")
-    command.add_argument("--out", default="model", help="folder for checkpoint and model")
-    return parser
-
-
-def _command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], Any], text: str
-) -> argparse.ArgumentParser:
-    command = commands.add_parser(
-        name,
-        help=text,
-        description=text[0].upper() + text[1:] + ".",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    command.set_defaults(run=run)
-    return command
-
-
-def _add_model(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model", default="digits", help="bundled name, folder or .pt file")
-    command.add_argument("--flags", help="of a .pt checkpoint: JSON file, flag string or preset")
-    command.add_argument("--device", default="cpu", help="torch device")
-    command.add_argument("--seed", type=int, default=0, help="of all noise")
-    command.add_argument("--batch-size", type=int, default=256, help="examples a network call")
-    _add_variance(command, "the model's own")
-
-
-def _add_variance(command: argparse.ArgumentParser, default: str) -> None:
-    command.add_argument(
-        "--variance", choices=RULES, help=f"reverse variance rule; if not given, {default}"
-    )
-
-
-def _add_data(command: argparse.ArgumentParser, split: str) -> None:
-    command.add_argument("--data", default="digits", help="'digits', or an .npy file of integers")
-    command.add_argument(
-        "--split", default=split, choices=("train", "validation", "test"), help="of the digits"
-    )
-
-
-def _add_measuring(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--images", type=int, default=128, help="images a timestep is shown")
-
-
-def _add_budgets(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--steps", type=int, nargs="+", default=list(BUDGETS), help="budgets to write and print"
-    )
-    command.add_argument("--out", default="schedules", help="folder for the results")
-
-
-def _add_costs(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--costs", help="costs file for dp:K and the optimal variance; else the model's own"
-    )
