@@ -18,6 +18,7 @@ from dpdiff.version import __version__
 
 # Names are imported when first used: torch alone takes longer to load than a command's --help.
 _HOMES = {
+    "Conditioned": "dpdiff.models.conditioned",
     "Costs": "dpdiff.costs",
     "Denoiser": "dpdiff.denoiser",
     "InputError": "dpdiff.errors",

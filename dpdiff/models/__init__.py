@@ -1,9 +1,10 @@
-"""Models on disk: diffusers pipeline folders, the bundled ones among them."""
+"""Models on disk and on the hub: diffusers folders, the bundled ones among them."""
 
 from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from dpdiff.noise import NoiseSchedule
 BUNDLED = ("digits",)
 HOME = Path(__file__).parent
 EXTRA = "dpdiff.json"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 # diffusers' words and ours
 PREDICTS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
@@ -42,9 +44,11 @@ def load(
     Parameters
     ----------
     model : str or Path
-        ``"digits"``, the bundled model; or a diffusers pipeline folder with an unconditional
-        ``UNet2DModel`` in ``unet/`` and its DDPM scheduler's config in ``scheduler/``; or a
-        ``.pt`` checkpoint of improved-diffusion or guided-diffusion, with its flags.
+        ``"digits"``, the bundled model; or a diffusers folder, either a pipeline with ``unet/``
+        and ``scheduler/``, or a ``UNet2DModel`` with ``scheduler_config.json`` beside its
+        config; or the id of such a folder on the Hugging Face hub, ``"owner/name"``, of which
+        only configs and safetensors are fetched; or a ``.pt`` checkpoint of improved-diffusion
+        or guided-diffusion, with its flags.
     flags : mapping, str or Path, optional
         What a ``.pt`` checkpoint was trained with: a mapping, a JSON file, a flag string as in
         ``"--image_size 64 --num_channels 128 …"``, or a preset for a published model:
@@ -77,7 +81,8 @@ def load(
     if flags is not None:
         raise InputError(f"flags describe .pt checkpoints; the model {str(model)!r} is none")
     folder = _folder(model)
-    scheduler = _json(folder / "scheduler" / "scheduler_config.json")
+    unet, scheduler_folder = _layout(folder)
+    scheduler = _json(scheduler_folder / "scheduler_config.json")
     extra = _json(folder / EXTRA) if (folder / EXTRA).exists() else {}
     prediction = scheduler.get("prediction_type", "epsilon")
     variance = scheduler.get("variance_type", "fixed_small")
@@ -87,7 +92,7 @@ def load(
     ):
         if value not in known:
             raise InputError(f"{folder}: {name} {value!r} is not one of {', '.join(known)}")
-    network = _network(folder / "unet").to(device)
+    network = _network(unet).to(device)
     size, channels = network.config.sample_size, network.config.in_channels
     height, width = (size, size) if isinstance(size, int) else size
     return Denoiser(
@@ -162,12 +167,34 @@ def save(denoiser: Denoiser, folder: str | Path, **about: Any) -> None:
 
 def _folder(model: str | Path) -> Path:
     folder = HOME / model if model in BUNDLED else Path(model)
-    if not folder.is_dir():
+    if folder.is_dir():
+        return folder
+    if isinstance(model, str) and HUB_ID.fullmatch(model) and not folder.parent.is_dir():
+        return _from_hub(model)
+    raise InputError(
+        f"there is no model {str(model)!r}: give a bundled name ({', '.join(BUNDLED)}), "
+        "a diffusers folder, a hub id (owner/name) or a .pt checkpoint"
+    )
+
+
+def _from_hub(name: str) -> Path:
+    """The local copy of a hub folder, fetched if need be: configs and safetensors, no code."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
         raise InputError(
-            f"there is no model {str(model)!r}: give a bundled name ({', '.join(BUNDLED)}), "
-            "a diffusers pipeline folder or a .pt checkpoint"
-        )
-    return folder
+            f"{name!r} is no folder here, and cannot be fetched from the Hugging Face hub: {error}"
+        ) from error
+
+
+def _layout(folder: Path) -> tuple[Path, Path]:
+    """Where network and scheduler config lie: in rooms of a pipeline, or side by side."""
+    if (folder / "unet").is_dir():
+        return folder / "unet", folder / "scheduler"
+    return folder, folder
 
 
 def _json(path: Path) -> dict[str, Any]:
