@@ -1,7 +1,7 @@
 """Draw the picture of the README and the welcome page, from the bundled model.
 
-The scores are those on held-out digits that ``python benchmarks/digits.py`` records. Sampling with
-all 4,000 steps takes about a minute.
+The scores are those on held-out digits that ``python benchmarks/scores.py digits --every 3``
+records. Sampling with all 4,000 steps takes about a minute.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,8 +45,26 @@ class Score:
     @property
     def stderr(self) -> float:
         """Standard error of the mean, over images and noise together."""
-        n = len(self.per_image)
-        return float(self.per_image.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+        return _stderr(self.per_image)
+
+    def minus(self, other: Score) -> tuple[float, float]:
+        """How many bits/dim this lies above another score, and the standard error of that.
+
+        Both must be of the same images in the same order: taken image by image, the difference
+        is much surer than either score.
+        """
+        if len(self.per_image) != len(other.per_image):
+            raise InputError(
+                f"scores of {len(self.per_image)} and of {len(other.per_image)} images cannot be "
+                "compared image by image: score both on the same ones"
+            )
+        difference = self.per_image - other.per_image
+        return float(difference.mean()), _stderr(difference)
+
+
+def _stderr(values: np.ndarray) -> float:
+    n = len(values)
+    return float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
 
 
 def bits_per_dim(
@@ -59,6 +78,8 @@ def bits_per_dim(
     progress: bool = True,
 ) -> Score:
     """The negative ELBO of a schedule, edge by edge, with a network call per image and step.
+
+    For many schedules at once :func:`score_many` saves the calls that they share.
 
     Parameters
     ----------
@@ -96,38 +117,98 @@ def bits_per_dim(
     >>> score.edges.shape, score.per_image.shape
     ((2,), (3,))
     """
-    images = data.check(images, denoiser.shape, denoiser.levels)
+    (score,) = score_many(
+        [(denoiser, schedule)],
+        images,
+        seed=seed,
+        batch_size=batch_size,
+        two_node_decoder=two_node_decoder,
+        progress=progress,
+    )
+    return score
+
+
+def score_many(
+    jobs: Sequence[tuple[Denoiser, Schedule]],
+    images: Any,
+    *,
+    seed: int = 0,
+    batch_size: int = 256,
+    two_node_decoder: bool = False,
+    progress: bool = True,
+) -> list[Score]:
+    """Score many schedules under many variance rules, asking the network once per timestep.
+
+    Parameters
+    ----------
+    jobs : sequence of (Denoiser, Schedule)
+        The denoisers are one model under any of its variance rules.
+    images, seed, batch_size, two_node_decoder, progress
+        As for :func:`bits_per_dim`.
+
+    Returns
+    -------
+    list of Score
+        In the order of the jobs, each what :func:`bits_per_dim` gives.
+
+    Raises
+    ------
+    InputError
+        If images, schedules and models do not fit together.
+
+    Examples
+    --------
+    >>> from dpdiff.noise import NoiseSchedule
+    >>> silent = Denoiser(lambda x, index: 0 * x, NoiseSchedule.cosine(8), shape=(2,))
+    >>> jobs = [(silent, Schedule.even(8, 2)), (silent.with_variance("small"), Schedule([0, 8]))]
+    >>> [len(score.edges) for score in score_many(jobs, np.full((3, 2), 200), progress=False)]
+    [2, 1]
+    """
+    if len({denoiser.network for denoiser, _ in jobs}) != 1:
+        raise InputError("the jobs of one call share one network; score other networks apart")
+    model = jobs[0][0]
+    images = data.check(images, model.shape, model.levels)
+    for denoiser, schedule in jobs:
+        _check_job(denoiser, schedule, two_node_decoder)
+    nats = [np.empty((schedule.steps, len(images))) for _, schedule in jobs]
+    edges: dict[int, list[tuple[int, int, int]]] = {}  # t: its (job, edge, s)
+    for job, (_, schedule) in enumerate(jobs):
+        for edge, (t, s) in enumerate(schedule.jumps):
+            edges.setdefault(t, []).append((job, edge, s))
+    bar = tqdm(total=len(edges), desc="evaluate", unit="t", disable=not progress)
+    for t, landings in sorted(edges.items()):
+        for start in range(0, len(images), batch_size):
+            rows = np.arange(start, min(start + batch_size, len(images)))
+            found = noised_predictions(model, images, np.full(len(rows), t), rows, seed)
+            for job, edge, s in landings:
+                denoiser, schedule = jobs[job]
+                floor = _two_node_floor(denoiser, schedule) if two_node_decoder else None
+                nats[job][edge, rows] = _edge_nats(denoiser, found, t, s, floor)
+        bar.update()
+    bar.close()
+    to_bits, prior = 1 / (model.dims * np.log(2)), prior_costs(model, images)
+    return [
+        Score(costs.mean(1) * to_bits, prior.mean() * to_bits, (costs.sum(0) + prior) * to_bits)
+        for costs in nats
+    ]
+
+
+def _check_job(denoiser: Denoiser, schedule: Schedule, two_node_decoder: bool) -> None:
     if schedule.T != denoiser.noise.T:
         raise InputError(f"the schedule ends at {schedule.T}, the model's T is {denoiser.noise.T}")
     if two_node_decoder and (schedule.steps < 2 or denoiser.variance == "optimal"):
         raise InputError("the two-node decoder needs two steps and a variance of its own")
-    floor = None
-    if two_node_decoder:
-        floor = denoiser.noise.posterior(*schedule.timesteps[2:0:-1])[2]
-    nats = np.empty((schedule.steps, len(images)))
-    bar = tqdm(total=schedule.steps, desc="evaluate", unit="step", disable=not progress)
-    for edge, (t, s) in enumerate(schedule.jumps):
-        for start in range(0, len(images), batch_size):
-            rows = np.arange(start, min(start + batch_size, len(images)))
-            nats[edge, rows] = _edge_nats(denoiser, images, rows, t, s, seed, floor)
-        bar.update()
-    bar.close()
-    to_bits = 1 / (denoiser.dims * np.log(2))
-    prior = prior_costs(denoiser, images)
-    return Score(nats.mean(1) * to_bits, prior.mean() * to_bits, (nats.sum(0) + prior) * to_bits)
 
 
 def _edge_nats(
     denoiser: Denoiser,
-    images: np.ndarray,
-    rows: np.ndarray,
+    found: tuple[Tensor, Tensor, Tensor | None],
     t: int,
     s: int,
-    seed: int,
     floor: float | None,
 ) -> np.ndarray:
-    """Cost of the jump ``t → s`` for the images ``rows``, in nats."""
-    x0, mean, v = noised_predictions(denoiser, images, np.full(len(rows), t), rows, seed)
+    """Cost of the jump ``t → s`` in nats, from ``x_0``, ``x̂_0`` and ``v`` of each image at t."""
+    x0, mean, v = found
     if s > 0:
         gap = denoiser.noise.snr_gap(t, s)
         costs = jump_cost(denoiser.log_ratio(t, s, v), (x0 - mean) ** 2, gap)
@@ -137,6 +218,10 @@ def _edge_nats(
             log_variance = denoiser.decoder_log_variance(t, v)
         costs = decoder_cost(x0, mean, log_variance, denoiser.levels)
     return costs.flatten(1).sum(1).cpu().numpy()
+
+
+def _two_node_floor(denoiser: Denoiser, schedule: Schedule) -> float:
+    return denoiser.noise.posterior(*schedule.timesteps[2:0:-1])[2]
 
 
 def _two_node(denoiser: Denoiser, t: int, v: Tensor | None, floor: float) -> Tensor:

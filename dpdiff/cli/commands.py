@@ -79,12 +79,23 @@ def evaluate(options: argparse.Namespace) -> None:
     denoiser = _denoiser(options)
     images = dpdiff.images(options.data, split=options.split)
     schedules = [_schedule(text, options, denoiser) for text in options.schedule]
-    print(f"{'schedule':24} {'steps':>6} {'bits/dim':>9} {'± s.e.':>8}   ({len(images)} images)")
-    for text, schedule in zip(options.schedule, schedules, strict=True):
-        score = dpdiff.bits_per_dim(
-            denoiser, images, schedule, seed=options.seed, batch_size=options.batch_size
-        )
-        print(f"{text:24} {schedule.steps:6} {score.mean:9.4f} {score.stderr:8.4f}")
+    from dpdiff.evaluation import score_many
+
+    scores = score_many(
+        [(denoiser, schedule) for schedule in schedules],
+        images,
+        seed=options.seed,
+        batch_size=options.batch_size,
+    )
+    print(f"bits/dim on {len(images)} images, and the difference to the first schedule\n")
+    columns = f"{'schedule':24} {'steps':>6} {'bits/dim':>9} {'± s.e.':>8}"
+    print(f"{columns} {'difference':>11} {'± s.e.':>8}")
+    for text, schedule, score in zip(options.schedule, schedules, scores, strict=True):
+        line = f"{text:24} {schedule.steps:6} {score.mean:9.4f} {score.stderr:8.4f}"
+        if score is not scores[0]:
+            mean, stderr = score.minus(scores[0])
+            line += f" {mean:11.4f} {stderr:8.4f}"
+        print(line)
 
 
 def train(options: argparse.Namespace) -> None:

@@ -1,0 +1,64 @@
+"""Scores of many schedules at once, and their differences."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from dpdiff.errors import InputError
+from dpdiff.evaluation import bits_per_dim, score_many
+from dpdiff.schedule import Schedule
+
+
+class Counted(torch.nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.asked = network, []
+
+    def forward(self, x, index):
+        self.asked += (index + 1).tolist()
+        return self.network(x, index)
+
+
+@pytest.fixture
+def counted(toy):
+    return replace(toy, network=Counted(toy.network))
+
+
+def test_scoring_together_equals_scoring_apart(counted, toy_images):
+    schedules = [Schedule.even(4000, 5), Schedule.quadratic(4000, 5), Schedule([0, 160, 4000])]
+    jobs = [
+        (counted.with_variance(rule), schedule)
+        for rule in ("small", "learned_range")
+        for schedule in schedules
+    ]
+    together = score_many(jobs, toy_images, seed=3, batch_size=4, progress=False)
+    visited = sorted(set().union(*(schedule.timesteps[1:] for schedule in schedules)))
+    assert sorted(counted.network.asked) == sorted(visited * len(toy_images))
+    for (denoiser, schedule), score in zip(jobs, together, strict=True):
+        alone = bits_per_dim(denoiser, toy_images, schedule, seed=3, batch_size=4, progress=False)
+        np.testing.assert_array_equal(score.per_image, alone.per_image)
+        np.testing.assert_array_equal(score.edges, alone.edges)
+        assert score.prior == alone.prior
+
+
+def test_two_networks_cannot_be_scored_in_one_call(toy, counted, toy_images):
+    schedule = Schedule.even(4000, 2)
+    with pytest.raises(InputError, match="share one network"):
+        score_many([(toy, schedule), (counted, schedule)], toy_images)
+
+
+def test_a_difference_is_taken_image_by_image(toy, toy_images):
+    one, other = (
+        bits_per_dim(toy, toy_images, Schedule.even(4000, steps), progress=False)
+        for steps in (4, 8)
+    )
+    mean, stderr = one.minus(other)
+    assert mean == pytest.approx(one.mean - other.mean)
+    differences = one.per_image - other.per_image
+    assert stderr == pytest.approx(np.std(differences, ddof=1) / np.sqrt(len(toy_images)))
+    assert one.minus(one) == (0, 0)
+    few = bits_per_dim(toy, toy_images[:3], Schedule.even(4000, 4), progress=False)
+    with pytest.raises(InputError, match="same ones"):
+        one.minus(few)
