@@ -67,7 +67,7 @@ class Trainer:
         self.noise = NoiseSchedule.cosine(recipe.T, recipe.first_beta)
         pixels = data.scaled(np.arange(recipe.levels), recipe.levels)
         self.scale = torch.as_tensor(pixels, dtype=torch.float32, device=self.device)
-        self.images, validation = self._read(source or recipe.dataset, progress)
+        self.images, validation = self._read(recipe.dataset if source is None else source, progress)
         self.validation = self._scaled(validation)
         self.step, self.history = 0, []
         self._resume()

@@ -373,6 +373,22 @@ def test_many_rows_are_read_in_pieces(tmp_path):
     np.testing.assert_array_equal(dpdiff.images(tmp_path / "a.npz")[:], images[:, None])
 
 
+def test_a_progress_bar_comes_if_it_takes_long(folder_of_twelve, tmp_path, capsys, monkeypatch):
+    np.savez_compressed(tmp_path / "a.npz", images=pixels(2 * CHUNK, 2, 2))
+
+    def read(progress):
+        dpdiff.images(tmp_path / "a.npz", progress=progress)[:]
+        dpdiff.images(folder_of_twelve, progress=progress)[:]
+        return capsys.readouterr().err
+
+    assert read(progress=True) == ""
+    monkeypatch.setattr("dpdiff.data.reading.PATIENCE", 0)
+    assert read(progress=False) == ""
+    shown = read(progress=True)
+    for title in ("unpack a.npz", "read images", "list twelve", "look at sizes"):
+        assert title in shown
+
+
 def test_a_batch_is_not_unpacked_before_it_is_needed(tmp_path, monkeypatch):
     for number in range(1, 11):
         data = np.full((2, 12), number, np.uint8)
@@ -396,10 +412,8 @@ def test_a_set_larger_than_memory_is_opened(tmp_path):
     """A sparse file of a terabyte of images: its last one is read."""
     path = tmp_path / "huge.npy"
     count = 10**12 // 784
-    with path.open("wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (count, 28, 28)}
-        np.lib.format.write_array_header_1_0(file, header)
-        file.truncate(file.tell() + count * 784)
+    path.write_bytes(npy_header((count, 28, 28)))
+    os.truncate(path, path.stat().st_size + count * 784)
     images = dpdiff.images(path, shape=(1, 28, 28))
     assert check(images, (1, 28, 28), 256)[count - 1].sum() == 0
 
@@ -415,6 +429,13 @@ def test_levels_below_the_dtypes_are_looked_at(folder_of_twelve):
 
 def npz(path, **arrays):
     np.savez(path, **arrays)
+
+
+def npy_header(shape):
+    file = io.BytesIO()
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue()
 
 
 BROKEN = {
@@ -440,6 +461,14 @@ BROKEN = {
         "header promises 160",
     ),
     "plain-idx3-ubyte.gz": (lambda p: p.write_bytes(bytes(99)), "cannot read"),
+    "vast.npz": (
+        lambda p: zipfile.ZipFile(p, "w").writestr("a.npy", npy_header((10**40,))),
+        "cannot read",
+    ),
+    "short.npz": (
+        lambda p: zipfile.ZipFile(p, "w").writestr("a.npy", npy_header((9, 4, 4)) + bytes(9)),
+        "cannot read",
+    ),
     "a.tiff": (lambda p: p.write_bytes(b""), "unknown kind"),
     "nowhere": (lambda p: None, "no data set, file or folder"),
 }
@@ -450,7 +479,7 @@ def test_broken_files_are_named(tmp_path, name, capsys):
     make, message = BROKEN[name]
     make(tmp_path / name)
     with pytest.raises(InputError, match=message) as caught:
-        dpdiff.images(tmp_path / name)
+        dpdiff.images(tmp_path / name)[0]
     assert str(tmp_path / name) in str(caught.value)
 
 
@@ -548,6 +577,9 @@ def test_incomplete_sets_name_what_is_missing(tmp_path):
 
 
 def test_splits_and_shapes_that_do_not_exist(tmp_path):
+    for nothing in ("", "x" * 5000, "a\0b"):
+        with pytest.raises(InputError, match="no data set, file or folder"):
+            dpdiff.images(nothing)
     with pytest.raises(InputError, match="split is one of"):
         dpdiff.images("digits", split="dev")
     with pytest.raises(InputError, match=r"digits have shape \(1, 8, 8\), not \(1, 9, 9\)"):

@@ -145,7 +145,7 @@ def _read(
     if source == "digits":
         return _digits(split), True
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(source):
         if batches.reads_cifar(path):
             return batches.read_cifar(path, split, progress), True
         if batches.reads_imagenet(path):
@@ -153,7 +153,7 @@ def _read(
         if idx.recognises(path):
             return idx.read_folder(path, split, progress), True
         return pictures.read(path, split, shape, progress)
-    if not path.exists():
+    if not os.path.exists(source):
         raise InputError(
             f"there is no data set, file or folder {os.fspath(source)!r}; known by name are "
             f"{', '.join(BUNDLED)}; read are {FORMATS}"

@@ -74,8 +74,8 @@ def member(
         with archive.open(info) as stream:
             stored, fortran, dtype = header(stream)
             begin = stream.tell()
-    # A stand-in of the same shape that takes no memory: a wrong array is refused unread.
-    promise = layout(np.broadcast_to(np.zeros((), dtype), stored))
+        # A stand-in of the same shape that takes no memory: a wrong array is refused unread.
+        promise = layout(np.broadcast_to(np.zeros((), dtype), stored))
     size = begin + math.prod(stored) * dtype.itemsize
 
     def get() -> np.ndarray:

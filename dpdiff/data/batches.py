@@ -11,6 +11,7 @@ import numpy as np
 
 from dpdiff.data import arrays, unpickling
 from dpdiff.data.lazy import Stacked, official
+from dpdiff.data.reading import blaming
 from dpdiff.errors import InputError
 
 CIFAR = (3, 32, 32)
@@ -46,7 +47,8 @@ def cifar_binary(path: Path) -> np.ndarray:
     size = path.stat().st_size
     if size == 0 or size % record:
         raise InputError(f"{path} has {size} bytes, expected a multiple of {record}: cut short?")
-    return np.memmap(path, np.uint8, "r").reshape(-1, record)[:, 1:].reshape(-1, *CIFAR)
+    with blaming(path):
+        return np.memmap(path, np.uint8, "r").reshape(-1, record)[:, 1:].reshape(-1, *CIFAR)
 
 
 def cifar_python(path: Path) -> np.ndarray:

@@ -91,9 +91,8 @@ def read(
     folder: Path, split: str, shape: tuple[int, ...] | None, progress: bool
 ) -> tuple[Pictures, bool]:
     """The pictures of a folder, and whether its subfolders divide it."""
-    divided = (folder / "train").is_dir() and any(
-        (folder / name).is_dir() for names in list(SUBFOLDERS.values())[1:] for name in names
-    )
+    others = SUBFOLDERS["validation"] + SUBFOLDERS["test"]
+    divided = (folder / "train").is_dir() and any((folder / name).is_dir() for name in others)
     if divided:
         names = [name for name in SUBFOLDERS[split] if (folder / name).is_dir()]
         if not names:
@@ -113,7 +112,9 @@ def found(folder: Path, progress: bool) -> list[Path]:
     """All image files in a folder and its subfolders, sorted by path."""
     every = bar(folder.rglob("*"), f"list {folder.name}", progress, unit="file")
     paths = sorted(
-        path for path in every if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+        path
+        for path in every
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
     )
     if not paths:
         raise InputError(
