@@ -1,4 +1,4 @@
-"""How the bundled models are made: data, network and optimisation, number by number."""
+"""How the models here are made: data, network and optimisation, number by number."""
 
 from __future__ import annotations
 
@@ -50,6 +50,39 @@ RECIPES = {
         dropout=0.1,
         first_beta=0.0025,
     ),
+    "fashion": Recipe(
+        dataset="fashion",
+        shape=(1, 28, 28),
+        levels=256,
+        channels=(16, 48, 112),
+        layers=1,
+        attention=(False, False, True),
+        dropout=0.0,
+        steps=8_000,
+        validate_every=500,
+    ),
+    "cifar10": Recipe(
+        dataset="cifar10",
+        shape=(3, 32, 32),
+        levels=256,
+        channels=(64, 128, 192),
+        layers=1,
+        attention=(False, True, True),
+        dropout=0.1,
+        steps=200_000,
+        batch=128,
+        learning_rate=5e-4,
+        warmup=1_000,
+        ema=0.9999,
+        validate_every=5_000,
+    ),
+}
+
+# What users bring, as data sets that are too large to bundle.
+BROUGHT = {
+    "fashion": "the four files of Fashion-MNIST, from github.com/zalandoresearch/fashion-mnist",
+    "cifar10": "CIFAR-10, unpacked from its binary or Python version at "
+    "www.cs.toronto.edu/~kriz/cifar.html",
 }
 
 

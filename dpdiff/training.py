@@ -1,8 +1,9 @@
-"""Training the bundled models: L_hybrid, exponential averaging, restartable to the same bits."""
+"""Training models from recipes: L_hybrid, exponential averaging, restartable to the same bits."""
 
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dpdiff import data, models
+from dpdiff.data import FORMATS
 from dpdiff.denoiser import Denoiser
 from dpdiff.elbo import decoder_cost, jump_cost
 from dpdiff.errors import InputError
 from dpdiff.files import replacing
 from dpdiff.noise import NoiseSchedule
-from dpdiff.recipes import RECIPES, Recipe, build_network
+from dpdiff.recipes import BROUGHT, RECIPES, Recipe, build_network
 
 CHECKPOINT = "training.pt"
 
@@ -34,14 +36,25 @@ class Trainer:
         What to train.
     folder : Path
         Where the checkpoint lives; one that is there already is continued.
+    source : str or path, optional
+        The images, as :func:`dpdiff.images` takes them; by default the recipe's own.
+    progress : bool
+        Show a progress bar while reading them.
 
     Raises
     ------
     InputError
-        If the folder holds a checkpoint of another recipe.
+        If the folder holds a checkpoint of another recipe, or the images do not suit it.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        source: str | os.PathLike | None = None,
+        *,
+        progress: bool = True,
+    ) -> None:
         self.recipe, self.folder = recipe, folder
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.manual_seed(recipe.seed)
@@ -52,7 +65,10 @@ class Trainer:
         self.best = self.average.state_dict()
         self.optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=0.01, fused=True)
         self.noise = NoiseSchedule.cosine(recipe.T, recipe.first_beta)
-        self.images, self.validation = (self._images(split) for split in ("train", "validation"))
+        pixels = data.scaled(np.arange(recipe.levels), recipe.levels)
+        self.scale = torch.as_tensor(pixels, dtype=torch.float32, device=self.device)
+        self.images, validation = self._read(recipe.dataset if source is None else source, progress)
+        self.validation = self._scaled(validation)
         self.step, self.history = 0, []
         self._resume()
 
@@ -74,9 +90,16 @@ class Trainer:
         self.average.load_state_dict(self.best)
         return self._denoiser(self.average)
 
-    def _images(self, split: str) -> Tensor:
-        pixels = data.scaled(data.images(self.recipe.dataset, split=split), self.recipe.levels)
-        return torch.as_tensor(pixels, dtype=torch.float32, device=self.device)
+    def _read(self, source: str | os.PathLike, progress: bool) -> list[Tensor]:
+        """Images to train on and to stop by, a byte a pixel."""
+        recipe = self.recipe
+        sets = data.training_sets(source, recipe.shape, progress=progress)
+        for images in sets:
+            data.check(images, recipe.shape, recipe.levels)
+        return [torch.from_numpy(images.astype(np.uint8)).to(self.device) for images in sets]
+
+    def _scaled(self, pixels: Tensor) -> Tensor:
+        return self.scale[pixels.int()]
 
     def _is_stale(self) -> bool:
         """Whether the last validations were all worse than an earlier one: more would overfit."""
@@ -100,7 +123,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(recipe.seed * 2**32 + step)
         torch.manual_seed(recipe.seed * 2**32 + step)  # dropout draws from the global generator
         rows = torch.randint(len(self.images), (recipe.batch,), generator=generator)
-        x0 = self.images[rows.to(self.device)]
+        x0 = self._scaled(self.images[rows.to(self.device)])
         # One uniform offset spreads the batch evenly over the grid: less variance, no bias.
         offset = torch.rand((), generator=generator).item()
         t = 1 + ((np.arange(recipe.batch) + offset) * recipe.T / recipe.batch).astype(int)
@@ -226,16 +249,27 @@ def losses(denoiser: Denoiser, x0: Tensor, t: np.ndarray, eps: Tensor) -> tuple[
     return (target - output).square().flatten(1).mean(1), bound
 
 
-def train(name: str, folder: str | Path, *, progress: bool = True) -> Path:
-    """Train a bundled model from its recipe; run it again to continue a run that was cut off.
+def train(
+    name: str,
+    folder: str | Path,
+    *,
+    data: str | os.PathLike | None = None,
+    progress: bool = True,
+) -> Path:
+    """Train a model from its recipe; run it again to continue a run that was cut off.
 
     Parameters
     ----------
-    name : {"digits"}
+    name : {"digits", "fashion", "cifar10"}
         The recipe.
     folder : str or Path
         Receives the checkpoint while training and the model, a diffusers pipeline folder, at
         the end.
+    data : str or path, optional
+        The images, as :func:`dpdiff.images` takes them. The digits are bundled; the other sets
+        are yours to bring. Undivided images have a tenth of them, at most 256, held out.
+    progress : bool
+        Show progress bars.
 
     Returns
     -------
@@ -245,12 +279,18 @@ def train(name: str, folder: str | Path, *, progress: bool = True) -> Path:
     Raises
     ------
     InputError
-        If the name is unknown, or the folder holds a checkpoint of another recipe.
+        If the name is unknown, images are missing or do not suit the recipe, or the folder holds
+        a checkpoint of another recipe.
     """
     if name not in RECIPES:
         raise InputError(f"no recipe {name!r}; known are {', '.join(RECIPES)}")
+    if data is None and name in BROUGHT:
+        raise InputError(
+            f"the recipe {name!r} trains on images that you bring: download {BROUGHT[name]}, and "
+            f"name the folder as data (on the command line --data); read are {FORMATS}"
+        )
     folder = Path(folder)
-    trainer = Trainer(RECIPES[name], folder)
+    trainer = Trainer(RECIPES[name], folder, data, progress=progress)
     denoiser = trainer.run(progress=progress)
     models.save(
         denoiser, folder, recipe=asdict(trainer.recipe), validation_bits_per_dim=trainer.history

@@ -34,7 +34,7 @@ def measure(options: argparse.Namespace) -> Costs:
     denoiser = _denoiser(options)
     costs = dpdiff.measure(
         denoiser,
-        dpdiff.images(options.data, split=options.split),
+        dpdiff.images(options.data, split=options.split, shape=denoiser.shape),
         seed=options.seed,
         per_step=options.images,
         batch_size=options.batch_size,
@@ -77,7 +77,7 @@ def sample(options: argparse.Namespace) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     """Score schedules on held-out images, directly from the network."""
     denoiser = _denoiser(options)
-    images = dpdiff.images(options.data, split=options.split)
+    images = dpdiff.images(options.data, split=options.split, shape=denoiser.shape)
     schedules = [_schedule(text, options, denoiser) for text in options.schedule]
     from dpdiff.evaluation import score_many
 
@@ -99,8 +99,8 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def train(options: argparse.Namespace) -> None:
-    """Train a bundled model, or go on with a run that was cut off."""
-    print(f"model: {dpdiff.train(options.recipe, options.out)}")
+    """Train a model from its recipe, or go on with a run that was cut off."""
+    print(f"model: {dpdiff.train(options.recipe, options.out, data=options.data)}")
 
 
 def _denoiser(options: argparse.Namespace) -> Denoiser:

@@ -10,6 +10,7 @@ import dpdiff
 from dpdiff.cli import commands as run
 
 BUDGETS = (8, 16, 32, 64, 128, 256)
+DATA = "'digits', a folder of images, an .npy or .npz file, or a folder with a well-known set"
 RULES = ("small", "large", "learned_range", "optimal")
 
 
@@ -56,8 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--schedule", nargs="+", default=["dp:32"], help=spelling)
     _add_costs(command)
 
-    command = _command(commands, "train", run.train, "train a bundled model; restartable")
-    command.add_argument("recipe", help="name of the recipe, such as digits")
+    command = _command(commands, "train", run.train, "train a model by a recipe; restartable")
+    command.add_argument("recipe", help="name of the recipe: digits, fashion or cifar10")
+    command.add_argument("--data", help="images to train on; only digits has its own")
     command.add_argument("--out", default="model", help="folder for checkpoint and model")
     return parser
 
@@ -91,9 +93,12 @@ def _add_variance(command: argparse.ArgumentParser, default: str) -> None:
 
 
 def _add_data(command: argparse.ArgumentParser, split: str) -> None:
-    command.add_argument("--data", default="digits", help="'digits', or an .npy file of integers")
+    command.add_argument("--data", default="digits", help=DATA)
     command.add_argument(
-        "--split", default=split, choices=("train", "validation", "test"), help="of the digits"
+        "--split",
+        default=split,
+        choices=("train", "validation", "test"),
+        help="of a set that is divided; any other is taken whole",
     )
 
 

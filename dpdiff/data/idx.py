@@ -1,0 +1,73 @@
+"""The idx files in which MNIST and Fashion-MNIST come."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from dpdiff.data.lazy import Deferred, Stacked, official
+from dpdiff.data.reading import blaming, unpacked
+from dpdiff.errors import InputError
+
+NAMES = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
+SUFFIXES = ("idx3-ubyte", "idx3-ubyte.gz")
+MAGIC = bytes((0, 0, 8, 3))  # unsigned bytes, three axes
+HEADER = 16
+
+
+def recognises(folder: Path) -> bool:
+    """Whether a folder holds an idx file under its official name."""
+    return any(_path(folder, split) for split in NAMES)
+
+
+def read_folder(folder: Path, split: str, progress: bool) -> Stacked:
+    """A split of the set in a folder."""
+
+    def part(name: str) -> Stacked:
+        path = _path(folder, name)
+        if path is None:
+            raise InputError(f"{folder} has no {NAMES[name]} or {NAMES[name]}.gz")
+        return read_file(path, progress)
+
+    return official(split, lambda: part("train"), lambda: part("test"))
+
+
+def read_file(path: Path, progress: bool) -> Stacked:
+    """The images of one idx file, (N, 1, H, W): mapped, or unpacked when first needed."""
+    with _opened(path) as file:
+        head = file.read(HEADER)
+    if len(head) < HEADER or head[:4] != MAGIC:
+        raise InputError(f"{path} is no idx file of images: it begins with {head[:4].hex(' ')}")
+    count, height, width = (int.from_bytes(head[i : i + 4], "big") for i in (4, 8, 12))
+    shape = (count, 1, height, width)
+    size = HEADER + math.prod(shape)
+
+    def get() -> np.ndarray:
+        if path.suffix == ".gz":
+            with _opened(path) as file:
+                raw = unpacked(file, size, path, progress)
+        else:
+            raw = np.memmap(path, np.uint8, "r")
+        return raw[HEADER:].reshape(shape)
+
+    if path.suffix != ".gz" and path.stat().st_size != size:
+        raise InputError(f"{path} has {path.stat().st_size} bytes, its header promises {size}")
+    return Stacked([Deferred(get, shape, np.uint8)], progress=progress)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with blaming(path), opener(path, "rb") as file:
+        yield file
+
+
+def _path(folder: Path, split: str) -> Path | None:
+    paths = (folder / f"{NAMES[split]}{end}" for end in ("", ".gz"))
+    return next((path for path in paths if path.is_file()), None)

@@ -1,0 +1,122 @@
+"""Images that are read when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from dpdiff.data.reading import bar
+from dpdiff.errors import InputError
+
+CHUNK = 1024  # rows between two looks at the progress bar
+
+
+class Lazy:
+    """Images of which only those that are asked for are read.
+
+    An integer, a slice, an array of integers or a boolean mask picks images as it would from an
+    ndarray, and the result is one. ``numpy.asarray`` reads them all.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        ``(N, C, H, W)``.
+    dtype : dtype
+        Of the images.
+    progress : bool
+        Show a progress bar when many are read at once.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any = np.uint8, *, progress: bool) -> None:
+        self.shape, self.dtype = tuple(map(int, shape)), np.dtype(dtype)
+        self.progress = progress
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} images, shape {self.shape}, {self.dtype}>"
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        rows = np.arange(len(self))[index]
+        flat = rows.reshape(-1)
+        if len(flat) <= CHUNK:
+            found = self._read(flat)
+        else:
+            found = np.empty((len(flat), *self.shape[1:]), self.dtype)
+            starts = range(0, len(flat), CHUNK)
+            for start in bar(starts, f"read images, {CHUNK} at a time", self.progress):
+                part = slice(start, start + CHUNK)
+                found[part] = self._read(flat[part])
+        return found.reshape(rows.shape + self.shape[1:])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("lazy images have to be read: they cannot be had without a copy")
+        return self[:] if dtype is None else self[:].astype(dtype, copy=False)
+
+    def _read(self, rows: np.ndarray) -> np.ndarray:
+        """The images ``rows``, a flat array of valid row numbers."""
+        raise NotImplementedError
+
+
+class Deferred(Lazy):
+    """An array that costs something to get, and is not got before a row of it is needed."""
+
+    def __init__(self, get: Callable[[], np.ndarray], shape: tuple[int, ...], dtype: Any) -> None:
+        super().__init__(shape, dtype, progress=False)
+        self._get, self._array = get, None
+
+    def _read(self, rows: np.ndarray) -> np.ndarray:
+        if self._array is None:
+            self._array = self._get()
+        return self._array[rows]
+
+
+class Stacked(Lazy):
+    """Arrays one after another, as a set in several files is, or a stretch of them."""
+
+    def __init__(
+        self, arrays: Sequence[Any], start: int = 0, stop: int | None = None, *, progress: bool
+    ) -> None:
+        if len({(array.shape[1:], array.dtype) for array in arrays}) > 1:
+            shapes = ", ".join(str(array.shape) for array in arrays)
+            raise InputError(f"the files of one set hold arrays of different kinds: {shapes}")
+        self._arrays, self._start = arrays, start
+        self._ends = np.cumsum([len(array) for array in arrays])
+        count = (self._ends[-1] if stop is None else stop) - start
+        super().__init__((count, *arrays[0].shape[1:]), arrays[0].dtype, progress=progress)
+
+    def part(self, start: int, stop: int) -> Stacked:
+        """The images ``start … stop - 1``; none is read."""
+        first = self._start
+        return Stacked(self._arrays, first + start, first + stop, progress=self.progress)
+
+    def _read(self, rows: np.ndarray) -> np.ndarray:
+        rows = rows + self._start
+        owner = np.searchsorted(self._ends, rows, side="right")
+        found = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        for number in np.unique(owner):
+            array, here = self._arrays[number], owner == number
+            found[here] = array[rows[here] - (self._ends[number] - len(array))]
+        return found
+
+
+def official(split: str, train: Callable[[], Stacked], test: Callable[[], Stacked]) -> Stacked:
+    """The split of a set with an official test set; what is not needed is not opened.
+
+    The last tenth of the official training set is "validation", and not in "train".
+
+    Examples
+    --------
+    >>> everything = Stacked([np.arange(25)[:, None]], progress=False)
+    >>> official("validation", lambda: everything, lambda: None)[:].ravel()
+    array([23, 24])
+    """
+    if split == "test":
+        return test()
+    whole = train()
+    cut = len(whole) - len(whole) // 10
+    return whole.part(0, cut) if split == "train" else whole.part(cut, len(whole))
