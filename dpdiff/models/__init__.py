@@ -107,7 +107,7 @@ def load(
 
 
 def load_costs(model: str | Path) -> Costs:
-    """The costs that ship beside a model, measured on its training split.
+    """The costs that ship beside a model, measured on images that it was not fitted to.
 
     Parameters
     ----------
