@@ -8,7 +8,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dpdiff import draws
-from dpdiff.denoiser import Denoiser
+from dpdiff.denoiser import Denoiser, Prediction
 from dpdiff.errors import InputError
 from dpdiff.schedule import Schedule
 
@@ -114,7 +114,14 @@ def ancestral_step(denoiser: Denoiser, x_t: Tensor, t: int, s: int, noise: Tenso
     noise : Tensor
         Standard normal, shaped as ``x_t``; not used when ``s = 0``.
     """
-    x0, v = denoiser(x_t, t)
+    return ancestral_move(denoiser, denoiser(x_t, t), x_t, t, s, noise)
+
+
+def ancestral_move(
+    denoiser: Denoiser, prediction: Prediction, x_t: Tensor, t: int, s: int, noise: Tensor
+) -> Tensor:
+    """What is left of :func:`ancestral_step` once the network has been asked."""
+    x0, v = prediction
     if s == 0:
         return x0
     signal, residue, log_variance = denoiser.noise.posterior(t, s)
@@ -138,7 +145,20 @@ def ddim_step(denoiser: Denoiser, x_t: Tensor, t: int, s: int, noise: Tensor, et
     eta : float
         Share of the ``small`` standard deviation.
     """
-    x0, _ = denoiser(x_t, t)
+    return ddim_move(denoiser, denoiser(x_t, t), x_t, t, s, noise, eta)
+
+
+def ddim_move(
+    denoiser: Denoiser,
+    prediction: Prediction,
+    x_t: Tensor,
+    t: int,
+    s: int,
+    noise: Tensor,
+    eta: float,
+) -> Tensor:
+    """What is left of :func:`ddim_step` once the network has been asked."""
+    x0 = prediction.x0
     if s == 0:
         return x0
     f, g = denoiser.noise.f, denoiser.noise.g
