@@ -87,6 +87,20 @@ def evaluate(options: argparse.Namespace) -> None:
         print(f"{text:24} {schedule.steps:6} {score.mean:9.4f} {score.stderr:8.4f}")
 
 
+def export(options: argparse.Namespace) -> None:
+    """Print a schedule as lines of code for another program."""
+    from dpdiff.integrations.snippets import ABOUT_A_MODEL, snippet
+
+    denoiser, is_file = None, Path(options.schedule).exists()
+    if not is_file or options.model or options.variance or options.to in ABOUT_A_MODEL:
+        options.model, options.device = options.model or "digits", "cpu"
+        denoiser = _denoiser(options)
+        schedule = _schedule(options.schedule, options, denoiser)
+    else:
+        schedule = dpdiff.Schedule.load(options.schedule)
+    print(snippet(options.to, schedule, denoiser))
+
+
 def train(options: argparse.Namespace) -> None:
     """Train a bundled model, or go on with a run that was cut off."""
     print(f"model: {dpdiff.train(options.recipe, options.out)}")

@@ -188,12 +188,13 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
 
     def _denoiser(self, output: Tensor, sample: Tensor) -> Denoiser:
         """A denoiser whose network has spoken already."""
-        learned = output.shape[1] == 2 * sample.shape[1]
+        rule = RULES[self.config.variance_type]
+        learned = rule == "learned_range" or output.shape[1] == 2 * sample.shape[1]
         return Denoiser(
             lambda x, index: output,
             self.noise,
             predicts=PREDICTS[self.config.prediction_type],
-            variance=RULES[self.config.variance_type],
+            variance=rule,
             shape=tuple(sample.shape[1:]),
             clip=self.config.clip_sample,
             network_variance="learned_range" if learned else "small",
