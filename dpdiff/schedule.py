@@ -166,7 +166,7 @@ class Schedule:
         >>> from dpdiff.noise import NoiseSchedule
         >>> sigmas = Schedule([0, 300, 1000]).to_sigmas(NoiseSchedule.linear(1000))
         >>> [round(sigma, 3) for sigma in sigmas]
-        [157.407, 1.236, 0.0]
+        [157.407, 1.234, 0.0]
         """
         if noise.T != self.T:
             raise InputError(f"the schedule ends at {self.T}, the noise schedule at {noise.T}")

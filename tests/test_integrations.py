@@ -2,6 +2,8 @@
 
 import inspect
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import diffusers
@@ -206,6 +208,14 @@ def test_steps_outside_the_schedule_are_refused(toy):
         ddim.step(output, 3999, x, eta=1.5)
 
 
+@pytest.mark.parametrize("module", ["dpdiff", "dpdiff.cli", "dpdiff.integrations.snippets"])
+def test_importing_loads_nothing_heavy(module):
+    heavy = "{'torch', 'diffusers', 'numba', 'sklearn', 'matplotlib', 'scipy'}"
+    code = f"import sys, {module}; print(*({heavy} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == ""
+
+
 # What diffusers' own schedulers make of these lists: the reasons given in the snippets.
 
 
@@ -229,6 +239,35 @@ def test_stock_ddpm_adds_noise_to_final_images_unless_the_list_ends_at_zero():
     assert last_step("fixed_small", [999, 300, 40]) < 1e-6
     for rule in ("fixed_small", "fixed_large", "learned_range"):
         assert last_step(rule, [999, 300, 0]) == 0
+
+
+@pytest.mark.parametrize("rule", ["small", "large", "learned_range"])
+def test_stock_ddpm_agrees_when_the_list_ends_at_zero(denoiser, monkeypatch, rule):
+    """On the bundled model; else its images are off, at worst by more than the data's range."""
+
+    def stock_samples(schedule):
+        kind = {"small": "fixed_small", "large": "fixed_large"}.get(rule, rule)
+        scheduler = DDPMScheduler.from_config(stock(denoiser).config, variance_type=kind)
+        scheduler.set_timesteps(timesteps=schedule.to_diffusers())
+        x = torch.from_numpy(draws.gaussian(0, schedule.T, range(64), denoiser.shape))
+        for t, s in reversed(schedule.jumps):
+            noise = torch.from_numpy(draws.gaussian(0, s, range(64), denoiser.shape))
+            monkeypatch.setattr(
+                "diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, n=noise, **__: n
+            )
+            output = denoiser.network(x, torch.full((64,), t - 1)).sample
+            output = output if rule == "learned_range" else output[:, :1]
+            x = scheduler.step(output, t - 1, x).prev_sample
+        return x
+
+    ours = denoiser.with_variance(rule)
+    for schedule, agree in ((Schedule([0, 1, *UNEVEN.timesteps[1:]]), True), (UNEVEN, False)):
+        with torch.inference_mode():
+            off = stock_samples(schedule) - dpdiff.sample(ours, schedule, n=64, progress=False)
+        if agree or rule == "small":
+            assert off.abs().max() < 1e-4
+        else:
+            assert off.std() > 0.04
 
 
 def test_stock_ddim_goes_elsewhere_when_steps_are_uneven():

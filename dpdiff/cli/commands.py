@@ -92,7 +92,8 @@ def export(options: argparse.Namespace) -> None:
     from dpdiff.integrations.snippets import ABOUT_A_MODEL, snippet
 
     denoiser, is_file = None, Path(options.schedule).exists()
-    if not is_file or options.model or options.variance or options.to in ABOUT_A_MODEL:
+    about_model = options.model or options.flags or options.variance
+    if not is_file or about_model or options.to in ABOUT_A_MODEL:
         options.model, options.device = options.model or "digits", "cpu"
         denoiser = _denoiser(options)
         schedule = _schedule(options.schedule, options, denoiser)
@@ -127,7 +128,7 @@ def _schedule(text: str, options: argparse.Namespace, denoiser: Denoiser) -> Sch
         return getattr(dpdiff.Schedule, kind)(denoiser.noise.T, int(number))
     costs = _costs(options).with_variance(denoiser.variance)
     costs.check_model(denoiser.fingerprint)
-    return dpdiff.solve(costs.smoothed()).schedule(int(number))
+    return dpdiff.solve(costs.smoothed(), int(number)).schedule(int(number))
 
 
 def _folder(path: str) -> Path:

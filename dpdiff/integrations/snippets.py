@@ -41,7 +41,7 @@ def snippet(form: str, schedule: Schedule, denoiser: Denoiser | None = None) -> 
     Examples
     --------
     >>> from dpdiff.schedule import Schedule
-    >>> print(snippet("improved-diffusion", Schedule([0, 2, 5, 10])).splitlines()[-4])
+    >>> print(snippet("improved-diffusion", Schedule([0, 2, 5, 10])).splitlines()[4])
     use_timesteps = [1, 4, 9]
     """
     if form in ABOUT_A_MODEL and denoiser is None:
