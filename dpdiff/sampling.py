@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from dpdiff import draws
-from dpdiff.denoiser import Denoiser
+from dpdiff.denoiser import Denoiser, Prediction
 from dpdiff.errors import InputError
 from dpdiff.schedule import Schedule
 
@@ -79,23 +81,26 @@ def sample(
     starts = range(0, n, batch_size)
     calls = len(starts) * schedule.steps
     bar = tqdm(total=calls, desc="sample", unit="call", disable=not progress)
-    for start in starts:
-        rows = np.arange(start, min(start + batch_size, n))
+    noisy = sampler == "ancestral" or eta > 0
+    # Noise is drawn on the CPU, one step ahead: a thread does so while the network is at work.
+    with ThreadPoolExecutor(1) as ahead:
+        for start in starts:
+            rows = np.arange(start, min(start + batch_size, n))
 
-        def noise(t: int, rows: np.ndarray = rows) -> Tensor:
-            return torch.from_numpy(draws.gaussian(seed, t, rows, denoiser.shape)).to(
-                denoiser.device
-            )
+            def draw(t: int, rows: np.ndarray = rows) -> Tensor:
+                return torch.from_numpy(draws.gaussian(seed, t, rows, denoiser.shape))
 
-        x = noise(schedule.T)
-        for t, s in reversed(schedule.jumps):
-            fresh = noise(s) if s > 0 else torch.zeros_like(x)
-            if sampler == "ancestral":
-                x = ancestral_step(denoiser, x, t, s, fresh)
-            else:
-                x = ddim_step(denoiser, x, t, s, fresh, eta)
-            bar.update()
-        samples[rows] = x.cpu()
+            x = draw(schedule.T).to(denoiser.device)
+            for t, s in reversed(schedule.jumps):
+                coming = ahead.submit(draw, s) if noisy and s > 0 else None
+                prediction = denoiser(x, t)
+                fresh = coming.result().to(x.device) if coming else x.new_zeros(())
+                if sampler == "ancestral":
+                    x = ancestral_move(denoiser, prediction, x, t, s, fresh)
+                else:
+                    x = ddim_move(denoiser, prediction, x, t, s, fresh, eta)
+                bar.update()
+            samples[rows] = x.cpu()
     bar.close()
     return samples
 
@@ -114,7 +119,14 @@ def ancestral_step(denoiser: Denoiser, x_t: Tensor, t: int, s: int, noise: Tenso
     noise : Tensor
         Standard normal, shaped as ``x_t``; not used when ``s = 0``.
     """
-    x0, v = denoiser(x_t, t)
+    return ancestral_move(denoiser, denoiser(x_t, t), x_t, t, s, noise)
+
+
+def ancestral_move(
+    denoiser: Denoiser, prediction: Prediction, x_t: Tensor, t: int, s: int, noise: Tensor
+) -> Tensor:
+    """What is left of :func:`ancestral_step` once the network has been asked."""
+    x0, v = prediction
     if s == 0:
         return x0
     signal, residue, log_variance = denoiser.noise.posterior(t, s)
@@ -138,7 +150,20 @@ def ddim_step(denoiser: Denoiser, x_t: Tensor, t: int, s: int, noise: Tensor, et
     eta : float
         Share of the ``small`` standard deviation.
     """
-    x0, _ = denoiser(x_t, t)
+    return ddim_move(denoiser, denoiser(x_t, t), x_t, t, s, noise, eta)
+
+
+def ddim_move(
+    denoiser: Denoiser,
+    prediction: Prediction,
+    x_t: Tensor,
+    t: int,
+    s: int,
+    noise: Tensor,
+    eta: float,
+) -> Tensor:
+    """What is left of :func:`ddim_step` once the network has been asked."""
+    x0 = prediction.x0
     if s == 0:
         return x0
     f, g = denoiser.noise.f, denoiser.noise.g

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from operator import index
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpdiff.errors import InputError
 from dpdiff.files import replacing
+
+if TYPE_CHECKING:
+    from dpdiff.noise import NoiseSchedule
 
 FORMAT = "dpdiff-schedule"
 VERSION = 1
@@ -129,16 +134,146 @@ class Schedule:
         """
         return [t - 1 for t in reversed(self.timesteps[1:])]
 
-    def save(self, path: str | Path) -> None:
-        """Write the schedule with its provenance as JSON; the file is complete or absent."""
+    def to_respacing(self) -> list[int]:
+        """0-based indices, ascending: ``use_timesteps`` of improved-diffusion's SpacedDiffusion.
+
+        Its ``timestep_respacing`` strings cannot say them: they divide the grid evenly.
+
+        Examples
+        --------
+        >>> Schedule([0, 2, 5, 10]).to_respacing()
+        [1, 4, 9]
+        """
+        return [t - 1 for t in self.timesteps[1:]]
+
+    def to_sigmas(self, noise: NoiseSchedule, zero: str = "append") -> list[float]:
+        """The noise levels ``σ = g/f`` of k-diffusion, ComfyUI and diffusers' Euler, decreasing.
+
+        Parameters
+        ----------
+        noise : NoiseSchedule
+            The model's.
+        zero : {"append", "none"}
+            End with ``σ(0) = 0``, which makes steps + 1 values, or leave it out.
+
+        Raises
+        ------
+        InputError
+            If ``noise`` is of another grid, or holds no signal at T, where σ is infinite.
+
+        Examples
+        --------
+        >>> from dpdiff.noise import NoiseSchedule
+        >>> sigmas = Schedule([0, 300, 1000]).to_sigmas(NoiseSchedule.linear(1000))
+        >>> [round(sigma, 3) for sigma in sigmas]
+        [157.407, 1.234, 0.0]
+        """
+        if noise.T != self.T:
+            raise InputError(f"the schedule ends at {self.T}, the noise schedule at {noise.T}")
+        if zero not in ("append", "none"):
+            raise InputError(f"zero is 'append' or 'none', got {zero!r}")
+        if noise.f[self.T] == 0:
+            raise InputError(
+                "the last timestep holds no signal (β_T = 1), so its sigma is infinite: "
+                "use timesteps instead (to_diffusers)"
+            )
+        nodes = self.timesteps if zero == "append" else self.timesteps[1:]
+        return [math.exp(-noise.log_snr[t] / 2) for t in reversed(nodes)]
+
+    @classmethod
+    def from_diffusers(cls, timesteps: Iterable[float], T: int) -> Schedule:
+        """Read a list of timesteps as diffusers has them: 0-based, descending from ``T - 1``.
+
+        Parameters
+        ----------
+        timesteps : iterable of int or float
+            Rounded to integers.
+        T : int
+            Length of the training grid, ``num_train_timesteps``.
+
+        Raises
+        ------
+        InputError
+            If they leave 0 … T - 1, do not begin at T - 1, do not descend, or coincide once
+            they are rounded.
+
+        Examples
+        --------
+        >>> Schedule.from_diffusers([9, 4, 1], T=10).timesteps
+        (0, 2, 5, 10)
+        """
+        try:
+            indices = [round(float(t)) for t in timesteps]
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError(f"timesteps are a list of numbers, got {timesteps!r}") from error
+        wrong = [i for i in indices if not 0 <= i < T]
+        if wrong:
+            raise InputError(
+                f"diffusers counts timesteps from 0 to T - 1 = {T - 1}, got {wrong[0]}: "
+                "subtract 1 from each if the list counts from 1"
+            )
+        for before, after in pairwise(indices):
+            if after >= before:
+                what = "are the same once rounded: leave one out" if after == before else "rise"
+                raise InputError(f"timesteps descend strictly; {before} and then {after} {what}")
+        if indices[:1] != [T - 1]:
+            raise InputError(
+                f"a schedule holds T: its first timestep is T - 1 = {T - 1}, where sampling "
+                f"begins; got {indices[0] if indices else 'none'}"
+            )
+        return cls((0, *(i + 1 for i in reversed(indices))))
+
+    @classmethod
+    def from_sigmas(cls, sigmas: Iterable[float], noise: NoiseSchedule) -> Schedule:
+        """Read decreasing noise levels ``σ = g/f``, with or without a final 0.
+
+        Each becomes the timestep with the nearest ``log σ``. Lists such as those of Align Your
+        Steps can be scored in this way.
+
+        Raises
+        ------
+        InputError
+            If a value is more than 5 % outside the range of ``noise``, or if the timesteps are
+            refused by :meth:`from_diffusers`.
+
+        Examples
+        --------
+        >>> from dpdiff.noise import NoiseSchedule
+        >>> Schedule.from_sigmas([157.4, 1.236, 0.0], NoiseSchedule.linear(1000)).timesteps
+        (0, 300, 1000)
+        """
+        try:
+            values = [float(sigma) for sigma in sigmas]
+        except (TypeError, ValueError) as error:
+            raise InputError(f"sigmas are a list of numbers, got {sigmas!r}") from error
+        values = values[:-1] if values[-1:] == [0] else values
+        low, high = (math.exp(-noise.log_snr[t] / 2) for t in (1, noise.T))
+        wrong = [sigma for sigma in values if not low / 1.05 <= sigma <= high * 1.05]
+        if wrong:
+            raise InputError(
+                f"this noise schedule's sigmas lie between {low:.4g} and {high:.4g}, "
+                f"and a list may end with 0; got {wrong[0]:.4g}"
+            )
+        indices = [int(abs(noise.log_snr[1:] + 2 * math.log(v)).argmin()) for v in values]
+        try:
+            return cls.from_diffusers(indices, noise.T)
+        except InputError as error:
+            raise InputError(f"the sigmas' timesteps are {indices}: {error}") from error
+
+    def to_json(self) -> str:
+        """The schedule with its provenance, as schedule files hold it."""
         document = {
             "format": FORMAT,
             "version": VERSION,
             "timesteps": list(self.timesteps),
             "provenance": self.provenance,
         }
+        return json.dumps(document, indent=1, ensure_ascii=False)
+
+    def save(self, path: str | Path) -> None:
+        """Write :meth:`to_json` to a file, which is complete or absent."""
         with replacing(path) as file:
-            file.write(json.dumps(document, indent=1, ensure_ascii=False).encode())
+            file.write(self.to_json().encode())
 
     @classmethod
     def load(cls, path: str | Path) -> Schedule:

@@ -1,12 +1,16 @@
 """Schedules: what they hold, what they refuse, what they save."""
 
 import json
+from itertools import pairwise
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dpdiff.errors import InputError
+from dpdiff.noise import NoiseSchedule
 from dpdiff.schedule import Schedule
 
 
@@ -83,3 +87,109 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["s.json"]
     with pytest.raises(InputError, match="cannot write"):
         Schedule([0, 4, 10]).save(tmp_path / "missing" / "s.json")
+
+
+LINEAR = NoiseSchedule.linear(1000)
+nodes = st.sets(st.integers(1, 999), max_size=40).map(lambda inner: (0, *sorted(inner), 1000))
+
+
+@given(nodes)
+def test_lists_of_other_tools_are_read_back(nodes):
+    schedule = Schedule(nodes)
+    timesteps = schedule.to_diffusers()
+    assert Schedule.from_diffusers(timesteps, 1000) == schedule
+    assert Schedule.from_diffusers(torch.tensor(timesteps) + 0.4, 1000) == schedule
+    assert schedule.to_respacing() == sorted(timesteps)
+    for zero in ("append", "none"):
+        assert Schedule.from_sigmas(schedule.to_sigmas(LINEAR, zero), LINEAR) == schedule
+
+
+@given(nodes)
+def test_sigmas_decrease_to_zero(nodes):
+    schedule = Schedule(nodes)
+    sigmas = schedule.to_sigmas(LINEAR)
+    assert len(sigmas) == schedule.steps + 1
+    assert sigmas[-1] == 0
+    assert all(after < before for before, after in pairwise(sigmas))
+    assert schedule.to_sigmas(LINEAR, "none") == sigmas[:-1]
+
+
+@pytest.mark.parametrize("noise", [LINEAR, NoiseSchedule.cosine(4000, 0.0025)])
+def test_sigmas_are_those_of_diffusers_euler(noise):
+    from diffusers import EulerDiscreteScheduler
+
+    schedule = Schedule.quadratic(noise.T, 12)
+    sigmas = schedule.to_sigmas(noise)
+    scheduler = EulerDiscreteScheduler(num_train_timesteps=noise.T, trained_betas=noise.betas)
+    scheduler.set_timesteps(timesteps=schedule.to_diffusers())
+    np.testing.assert_allclose(sigmas, scheduler.sigmas, rtol=1e-3)  # ᾱ is kept in float32 there
+    scheduler.alphas_cumprod = torch.tensor(np.cumprod(1 - noise.betas))
+    scheduler.set_timesteps(timesteps=schedule.to_diffusers())
+    np.testing.assert_allclose(sigmas, scheduler.sigmas, rtol=1e-6)
+    scheduler.set_timesteps(sigmas=sigmas)  # the other way: it finds the timesteps
+    np.testing.assert_allclose(scheduler.timesteps, schedule.to_diffusers(), atol=1e-2)
+    np.testing.assert_allclose(scheduler.sigmas, sigmas, rtol=1e-6)
+
+
+def test_published_lists_can_be_read():
+    """Align Your Steps for Stable Diffusion 1.5, as timesteps and as sigmas."""
+    from diffusers.schedulers import AysSchedules
+
+    noise = NoiseSchedule(np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
+    timesteps = AysSchedules["StableDiffusionTimesteps"]
+    one = Schedule.from_diffusers(timesteps, 1000)
+    other = Schedule.from_sigmas(AysSchedules["StableDiffusionSigmas"], noise)
+    assert one.steps == other.steps == 10
+    assert max(abs(a - b) for a, b in zip(one.timesteps, other.timesteps, strict=True)) <= 3
+    with pytest.raises(InputError, match=r"between 0.02917 and 14.61.*got 700"):
+        Schedule.from_sigmas(AysSchedules["StableDiffusionVideoSigmas"], noise)
+
+
+@pytest.mark.parametrize(
+    ("timesteps", "message"),
+    [
+        ([], "first timestep is T - 1 = 999.*got none"),
+        ([980, 500], "first timestep is T - 1 = 999.*got 980"),
+        ([1000, 500], "from 0 to T - 1 = 999, got 1000: subtract 1"),
+        ([999, 500, -1], "got -1"),
+        ([999, 500, 500], "500 and then 500 are the same once rounded: leave one out"),
+        ([999, 500.4, 499.6], "500 and then 500 are the same"),
+        ([500, 999], "500 and then 999 rise"),
+        ([999, float("nan")], "list of numbers"),
+        ([999, float("inf")], "list of numbers"),
+        (["first", "last"], "list of numbers"),
+        (7, "list of numbers"),
+    ],
+)
+def test_bad_lists_of_timesteps_are_refused(timesteps, message):
+    with pytest.raises(InputError, match=message):
+        Schedule.from_diffusers(timesteps, 1000)
+
+
+@pytest.mark.parametrize(
+    ("sigmas", "message"),
+    [
+        ([], "got none"),
+        ([0.0], "got none"),
+        ([157.4, 1.2361, 1.236, 0.0], r"\[999, 299, 299\]: .* are the same"),
+        ([157.4, 0.0, 1.2], "between 0.01 and 157.4, and a list may end with 0; got 0"),
+        ([1.236, 157.4], "rise"),
+        ([20.0, 1.0, 0.0], "first timestep is T - 1"),
+        ([157.4, -1.0], "got -1"),
+        ([157.4, float("nan")], "got nan"),
+        (["a"], "list of numbers"),
+    ],
+)
+def test_bad_lists_of_sigmas_are_refused(sigmas, message):
+    with pytest.raises(InputError, match=message):
+        Schedule.from_sigmas(sigmas, LINEAR)
+
+
+def test_sigmas_that_cannot_be_are_refused():
+    schedule = Schedule([0, 1, 3])
+    with pytest.raises(InputError, match="no signal"):
+        schedule.to_sigmas(NoiseSchedule([0.1, 0.2, 1.0]))
+    with pytest.raises(InputError, match="the noise schedule at 1000"):
+        schedule.to_sigmas(LINEAR)
+    with pytest.raises(InputError, match="'append' or 'none'"):
+        Schedule([0, 1000]).to_sigmas(LINEAR, "first")

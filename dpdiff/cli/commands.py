@@ -98,6 +98,21 @@ def evaluate(options: argparse.Namespace) -> None:
         print(line)
 
 
+def export(options: argparse.Namespace) -> None:
+    """Print a schedule as lines of code for another program."""
+    from dpdiff.integrations.snippets import ABOUT_A_MODEL, snippet
+
+    denoiser, is_file = None, Path(options.schedule).exists()
+    about_model = options.model or options.flags or options.variance
+    if not is_file or about_model or options.to in ABOUT_A_MODEL:
+        options.model, options.device = options.model or "digits", "cpu"
+        denoiser = _denoiser(options)
+        schedule = _schedule(options.schedule, options, denoiser)
+    else:
+        schedule = dpdiff.Schedule.load(options.schedule)
+    print(snippet(options.to, schedule, denoiser))
+
+
 def train(options: argparse.Namespace) -> None:
     """Train a model from its recipe, or go on with a run that was cut off."""
     print(f"model: {dpdiff.train(options.recipe, options.out, data=options.data)}")
@@ -124,7 +139,7 @@ def _schedule(text: str, options: argparse.Namespace, denoiser: Denoiser) -> Sch
         return getattr(dpdiff.Schedule, kind)(denoiser.noise.T, int(number))
     costs = _costs(options).with_variance(denoiser.variance)
     costs.check_model(denoiser.fingerprint)
-    return dpdiff.solve(costs.smoothed()).schedule(int(number))
+    return dpdiff.solve(costs.smoothed(), int(number)).schedule(int(number))
 
 
 def _folder(path: str) -> Path:

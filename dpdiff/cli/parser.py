@@ -8,6 +8,7 @@ from typing import Any
 
 import dpdiff
 from dpdiff.cli import commands as run
+from dpdiff.integrations.snippets import FORMATS
 
 BUDGETS = (8, 16, 32, 64, 128, 256)
 DATA = "'digits', a folder of images, an .npy or .npz file, or a folder with a well-known set"
@@ -55,6 +56,16 @@ def build_parser() -> argparse.ArgumentParser:
     _add_model(command)
     _add_data(command, "test")
     command.add_argument("--schedule", nargs="+", default=["dp:32"], help=spelling)
+    _add_costs(command)
+
+    command = _command(commands, "export", run.export, "print a schedule for another program")
+    command.add_argument("schedule", help=spelling)
+    command.add_argument("--to", required=True, choices=FORMATS, help="program or format")
+    command.add_argument(
+        "--model", help="bundled name, folder or .pt file; if not given, digits where one is needed"
+    )
+    command.add_argument("--flags", help="of a .pt checkpoint: JSON file, flag string or preset")
+    _add_variance(command, "the model's own")
     _add_costs(command)
 
     command = _command(commands, "train", run.train, "train a model by a recipe; restartable")
