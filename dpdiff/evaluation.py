@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dpdiff import data
+from dpdiff import batches, data
 from dpdiff.denoiser import Denoiser
 from dpdiff.elbo import decoder_cost, jump_cost
 from dpdiff.errors import InputError
-from dpdiff.measurement import noised_predictions, prior_costs
+from dpdiff.measurement import prior_costs
+from dpdiff.parts import cut
 from dpdiff.schedule import Schedule
+from dpdiff.workers import ALONE, Workers
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +58,7 @@ def bits_per_dim(
     seed: int = 0,
     batch_size: int = 256,
     two_node_decoder: bool = False,
+    workers: Workers = ALONE,
     progress: bool = True,
 ) -> Score:
     """The negative ELBO of a schedule, edge by edge, with a network call per image and step.
@@ -76,6 +79,8 @@ def bits_per_dim(
         Take the decoder's variance from ``g̃²(τ_2, τ_1)``, as improved-diffusion's spaced chains
         do, to compare with numbers from there. It depends on two nodes, so such a bound is not
         a sum over edges and no schedule is optimised for it.
+    workers : Workers
+        Processes to share the images with, each calling this function; all get the same score.
     progress : bool
         Show a progress bar.
 
@@ -105,29 +110,37 @@ def bits_per_dim(
     if two_node_decoder:
         floor = denoiser.noise.posterior(*schedule.timesteps[2:0:-1])[2]
     nats = np.empty((schedule.steps, len(images)))
-    bar = tqdm(total=schedule.steps, desc="evaluate", unit="step", disable=not progress)
-    for edge, (t, s) in enumerate(schedule.jumps):
-        for start in range(0, len(images), batch_size):
-            rows = np.arange(start, min(start + batch_size, len(images)))
-            nats[edge, rows] = _edge_nats(denoiser, images, rows, t, s, seed, floor)
-        bar.update()
-    bar.close()
+    own = workers.share(cut(np.arange(len(images)), batch_size))
+    jobs = [(edge, rows) for edge in enumerate(schedule.jumps) for rows in own]
+    bar = tqdm(
+        desc=workers.bar_title("evaluate"),
+        unit="call",
+        total=len(jobs),
+        disable=not (progress and workers.first),
+    )
+
+    def prepare(job: tuple[tuple[int, tuple[int, int]], np.ndarray]) -> batches.Batch:
+        (_, (t, _)), rows = job
+        return batches.prepare(denoiser, images, np.full(len(rows), t), rows, seed)
+
+    with workers.named(), bar:
+        for ((edge, (t, s)), rows), batch in zip(jobs, batches.ahead(prepare, jobs), strict=True):
+            nats[edge, rows] = _edge_nats(denoiser, batch, t, s, floor)
+            bar.update()
+    mine = np.concatenate([*own, np.zeros(0, int)])
+    for rows, columns in workers.gather((mine, nats[:, mine])):
+        nats[:, rows] = columns
+    nats = workers.broadcast(nats)
     to_bits = 1 / (denoiser.dims * np.log(2))
     prior = prior_costs(denoiser, images)
     return Score(nats.mean(1) * to_bits, prior.mean() * to_bits, (nats.sum(0) + prior) * to_bits)
 
 
 def _edge_nats(
-    denoiser: Denoiser,
-    images: np.ndarray,
-    rows: np.ndarray,
-    t: int,
-    s: int,
-    seed: int,
-    floor: float | None,
+    denoiser: Denoiser, batch: batches.Batch, t: int, s: int, floor: float | None
 ) -> np.ndarray:
-    """Cost of the jump ``t → s`` for the images ``rows``, in nats."""
-    x0, mean, v = noised_predictions(denoiser, images, np.full(len(rows), t), rows, seed)
+    """Cost of the jump ``t → s`` for the images of a batch, in nats."""
+    x0, mean, v = batches.predict(denoiser, batch)
     if s > 0:
         gap = denoiser.noise.snr_gap(t, s)
         costs = jump_cost(denoiser.log_ratio(t, s, v), (x0 - mean) ** 2, gap)

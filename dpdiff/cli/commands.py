@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dpdiff
+from dpdiff import parts
 from dpdiff.errors import InputError
+from dpdiff.workers import device, join
 
 if TYPE_CHECKING:
     from dpdiff.costs import Costs
@@ -23,7 +26,8 @@ def optimize(options: argparse.Namespace) -> None:
     folder = _folder(options.out)
     options.out = folder / "costs.npz"
     costs = measure(options)
-    _report(costs, options.steps, options.model, folder)
+    if join().first:
+        _report(costs, options.steps, options.model, folder)
 
 
 def measure(options: argparse.Namespace) -> Costs:
@@ -31,19 +35,24 @@ def measure(options: argparse.Namespace) -> Costs:
     out = Path(options.out)
     if not out.parent.is_dir():
         raise InputError(f"there is no folder {out.parent} to write {out.name} into")
-    denoiser = _denoiser(options)
-    costs = dpdiff.measure(
-        denoiser,
-        dpdiff.images(options.data, split=options.split),
-        seed=options.seed,
-        per_step=options.images,
-        batch_size=options.batch_size,
-    )
-    about = {"name": options.model, "data": options.data, "split": options.split}
-    costs = replace(costs, provenance=costs.provenance | about)
-    if options.variance:
-        costs = costs.with_variance(options.variance)
-    costs.save(out)
+    workers, unfinished = join(), Path(f"{out}.parts")
+    with parts.locked(unfinished) if workers.first else nullcontext():
+        costs = dpdiff.measure(
+            _denoiser(options),
+            dpdiff.images(options.data, split=options.split),
+            seed=options.seed,
+            per_step=options.images,
+            batch_size=options.batch_size,
+            resume=unfinished,
+            workers=workers,
+        )
+        about = {"name": options.model, "data": options.data, "split": options.split}
+        costs = replace(costs, provenance=costs.provenance | about)
+        if options.variance:
+            costs = costs.with_variance(options.variance)
+        if workers.first:
+            costs.save(out)
+            parts.remove(unfinished)
     print(f"costs: {out}")
     return costs
 
@@ -67,7 +76,10 @@ def sample(options: argparse.Namespace) -> None:
         sampler=options.sampler,
         eta=options.eta,
         batch_size=options.batch_size,
+        workers=join(),
     )
+    if not join().first:
+        return
     from dpdiff.grid import save_image_grid
 
     save_image_grid(samples.numpy(), options.out)
@@ -82,7 +94,12 @@ def evaluate(options: argparse.Namespace) -> None:
     print(f"{'schedule':24} {'steps':>6} {'bits/dim':>9} {'± s.e.':>8}   ({len(images)} images)")
     for text, schedule in zip(options.schedule, schedules, strict=True):
         score = dpdiff.bits_per_dim(
-            denoiser, images, schedule, seed=options.seed, batch_size=options.batch_size
+            denoiser,
+            images,
+            schedule,
+            seed=options.seed,
+            batch_size=options.batch_size,
+            workers=join(),
         )
         print(f"{text:24} {schedule.steps:6} {score.mean:9.4f} {score.stderr:8.4f}")
 
@@ -93,7 +110,7 @@ def train(options: argparse.Namespace) -> None:
 
 
 def _denoiser(options: argparse.Namespace) -> Denoiser:
-    denoiser = dpdiff.load(options.model, flags=options.flags, device=options.device)
+    denoiser = dpdiff.load(options.model, flags=options.flags, device=device(options.device))
     rule = options.variance
     if rule is None or (rule == "optimal" and options.run in (measure, optimize)):
         return denoiser  # the optimal rule is a way to read the costs that are being measured
