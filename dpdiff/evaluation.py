@@ -18,6 +18,7 @@ from dpdiff.measurement import prior_costs
 from dpdiff.parts import cut
 from dpdiff.schedule import Schedule
 from dpdiff.workers import ALONE, Workers
+from dpdiff.wrappers import sparing
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,11 +105,14 @@ def bits_per_dim(
     images = data.check(images, denoiser.shape, denoiser.levels)
     if schedule.T != denoiser.noise.T:
         raise InputError(f"the schedule ends at {schedule.T}, the model's T is {denoiser.noise.T}")
+    if batch_size < 1:
+        raise InputError(f"a batch holds at least one image, got batch_size = {batch_size}")
     if two_node_decoder and (schedule.steps < 2 or denoiser.variance == "optimal"):
         raise InputError("the two-node decoder needs two steps and a variance of its own")
     floor = None
     if two_node_decoder:
         floor = denoiser.noise.posterior(*schedule.timesteps[2:0:-1])[2]
+    denoiser = sparing(denoiser)
     nats = np.empty((schedule.steps, len(images)))
     own = workers.share(cut(np.arange(len(images)), batch_size))
     jobs = [(edge, rows) for edge in enumerate(schedule.jumps) for rows in own]

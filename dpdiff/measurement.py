@@ -22,6 +22,7 @@ from dpdiff.errors import InputError
 from dpdiff.parts import Parts, Statistics, blocks, cut, locked
 from dpdiff.version import __version__
 from dpdiff.workers import ALONE, Workers
+from dpdiff.wrappers import sparing
 
 
 def measure(
@@ -54,7 +55,8 @@ def measure(
         Images a timestep. If fewer than N, every timestep takes the next ones of a shuffled
         list, so that all images are used; otherwise each timestep sees each image once.
     batch_size : int
-        Images a network call. Another one changes the results by rounding only.
+        Images a network call; halved whenever a GPU's memory does not hold them. Another one
+        changes the results by rounding only.
     resume : str or Path, optional
         A folder for finished blocks of the grid. Killed at any moment, and called again with
         the same arguments, the measurement goes on from there and ends with the same bits.
@@ -153,6 +155,7 @@ class _Job:
             "per_step": self.per_step,
             "seed": self.seed,
             "batch_size": self.batch_size,
+            "precision": self.denoiser.precision,
             "dpdiff": __version__,
         }
 
@@ -170,9 +173,10 @@ class _Job:
     def measured(self, todo: list[np.ndarray]) -> Iterator[tuple[np.ndarray, Statistics]]:
         """Statistics of every unit of some blocks, in their order."""
         units = [unit for block in todo for unit in cut(block, self.unit)]
+        denoiser = sparing(self.denoiser)
         coming = batches.ahead(self._prepare, (b for unit in units for b in self._batches(unit)))
         for unit in units:
-            yield unit, self._statistics(unit, coming)
+            yield unit, self._statistics(denoiser, unit, coming)
 
     def _batches(self, unit: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """Timesteps and images of the network calls that a unit takes."""
@@ -185,18 +189,20 @@ class _Job:
         return batches.prepare(self.denoiser, self.images, *calls, self.seed)
 
     @torch.inference_mode()
-    def _statistics(self, unit: np.ndarray, coming: Iterator[batches.Batch]) -> Statistics:
+    def _statistics(
+        self, denoiser: Denoiser, unit: np.ndarray, coming: Iterator[batches.Batch]
+    ) -> Statistics:
         """Take a unit's batches through the network; each array's first axis runs over ``unit``."""
         calls = -(-len(unit) * self.per_step // self.batch_size)
         seen, found = [], []
         for batch in islice(coming, calls):
-            x0, mean, v = batches.predict(self.denoiser, batch)
+            x0, mean, v = batches.predict(denoiser, batch)
             seen.append((x0, mean))
-            found.append(statistics.per_image(self.denoiser, batch.t, x0, mean, v))
+            found.append(statistics.per_image(denoiser, batch.t, x0, mean, v))
         values = {name: torch.cat([f[name] for f in found]) for name in found[0]}
         mse = values["mse"].reshape(len(unit), -1).mean(1).repeat_interleave(self.per_step)
         optimal = [
-            statistics.optimal_decoder(self.denoiser, *outcome, some)
+            statistics.optimal_decoder(denoiser, *outcome, some)
             for outcome, some in zip(seen, mse.split(self.batch_size), strict=True)
         ]
         values["decoder_optimal"] = torch.cat(optimal)

@@ -14,6 +14,7 @@ from dpdiff.errors import InputError
 from dpdiff.parts import cut
 from dpdiff.schedule import Schedule
 from dpdiff.workers import ALONE, Workers
+from dpdiff.wrappers import sparing
 
 SAMPLERS = ("ancestral", "ddim")
 
@@ -83,6 +84,7 @@ def sample(
             f"n and batch_size are at least 1 and eta lies in [0, 1]; "
             f"got n = {n}, batch_size = {batch_size}, eta = {eta}"
         )
+    denoiser = sparing(denoiser)
     own = workers.share(cut(np.arange(n), batch_size))
     needed = [s for _, s in reversed(schedule.jumps) if s > 0 and (eta > 0 or sampler != "ddim")]
     noises = ahead(

@@ -62,3 +62,7 @@ def hold(folder, ready):
     with locked(folder):
         ready.set()
         time.sleep(60)
+
+
+if __name__ == "__main__":
+    sys.exit(command(sys.argv[1]))

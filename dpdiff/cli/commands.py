@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import dpdiff
 from dpdiff import parts
 from dpdiff.errors import InputError
@@ -37,9 +39,12 @@ def measure(options: argparse.Namespace) -> Costs:
         raise InputError(f"there is no folder {out.parent} to write {out.name} into")
     workers, unfinished = join(), Path(f"{out}.parts")
     with parts.locked(unfinished) if workers.first else nullcontext():
+        denoiser = _denoiser(options)
+        images = dpdiff.images(options.data, split=options.split)
+        _report_rounding(denoiser, images)
         costs = dpdiff.measure(
-            _denoiser(options),
-            dpdiff.images(options.data, split=options.split),
+            denoiser,
+            images,
             seed=options.seed,
             per_step=options.images,
             batch_size=options.batch_size,
@@ -91,6 +96,7 @@ def evaluate(options: argparse.Namespace) -> None:
     denoiser = _denoiser(options)
     images = dpdiff.images(options.data, split=options.split)
     schedules = [_schedule(text, options, denoiser) for text in options.schedule]
+    _report_rounding(denoiser, images)
     print(f"{'schedule':24} {'steps':>6} {'bits/dim':>9} {'± s.e.':>8}   ({len(images)} images)")
     for text, schedule in zip(options.schedule, schedules, strict=True):
         score = dpdiff.bits_per_dim(
@@ -111,10 +117,26 @@ def train(options: argparse.Namespace) -> None:
 
 def _denoiser(options: argparse.Namespace) -> Denoiser:
     denoiser = dpdiff.load(options.model, flags=options.flags, device=device(options.device))
+    if options.precision != "float32" or options.compile:
+        denoiser = denoiser.with_precision(options.precision, compile=options.compile)
     rule = options.variance
     if rule is None or (rule == "optimal" and options.run in (measure, optimize)):
         return denoiser  # the optimal rule is a way to read the costs that are being measured
     return denoiser.with_variance(rule, _costs(options) if rule == "optimal" else None)
+
+
+def _report_rounding(denoiser: Denoiser, images: np.ndarray, count: int = 8) -> None:
+    """Say what reduced precision does to the bound, if the denoiser has it."""
+    if denoiser.precision == "float32":
+        return
+    from dpdiff.wrappers import rounding_effect
+
+    some = images[np.unique(np.linspace(0, len(images) - 1, count).astype(int))]
+    mean, error = rounding_effect(denoiser, some)
+    print(
+        f"{denoiser.precision} changes the bound of {min(32, denoiser.noise.T)} quadratic steps by "
+        f"{mean:+.5f} ± {error:.5f} bits/dim ({len(some)} images, the same noise)"
+    )
 
 
 def _costs(options: argparse.Namespace) -> Costs:

@@ -78,7 +78,16 @@ def _command(
 def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", default="digits", help="bundled name, folder or .pt file")
     command.add_argument("--flags", help="of a .pt checkpoint: JSON file, flag string or preset")
-    command.add_argument("--device", default="cpu", help="torch device")
+    command.add_argument(
+        "--device", default="cpu", help="torch device; 'cuda' is each worker's own GPU"
+    )
+    command.add_argument(
+        "--precision",
+        default="float32",
+        choices=("float32", "bf16", "fp16"),
+        help="of the network; commands that are given images say what it changes",
+    )
+    command.add_argument("--compile", action="store_true", help="use torch.compile")
     command.add_argument("--seed", type=int, default=0, help="of all noise")
     command.add_argument("--batch-size", type=int, default=256, help="examples a network call")
     _add_variance(command, "the model's own")
