@@ -16,6 +16,8 @@ from dpdiff import parts
 from dpdiff.errors import InputError
 from dpdiff.workers import device, join
 
+PILOT = "pilot"  # where, beside the blocks of a measurement, those of its pilot lie
+
 if TYPE_CHECKING:
     from dpdiff.costs import Costs
     from dpdiff.denoiser import Denoiser
@@ -42,24 +44,53 @@ def measure(options: argparse.Namespace) -> Costs:
         denoiser = _denoiser(options)
         images = dpdiff.images(options.data, split=options.split)
         _report_rounding(denoiser, images)
-        costs = dpdiff.measure(
-            denoiser,
-            images,
-            seed=options.seed,
-            per_step=options.images,
-            batch_size=options.batch_size,
-            resume=unfinished,
-            workers=workers,
-        )
+        per_step = options.images
+        if options.target_stderr is not None:
+            per_step = _images_needed(denoiser, images, unfinished / PILOT, options)
+        costs = _measure(denoiser, images, per_step, unfinished, options)
         about = {"name": options.model, "data": options.data, "split": options.split}
         costs = replace(costs, provenance=costs.provenance | about)
-        if options.variance:
-            costs = costs.with_variance(options.variance)
         if workers.first:
             costs.save(out)
+            parts.remove(unfinished / PILOT)
             parts.remove(unfinished)
     print(f"costs: {out}")
     return costs
+
+
+def _measure(
+    denoiser: Denoiser, images: np.ndarray, per_step: int, folder: Path, options: argparse.Namespace
+) -> Costs:
+    """Costs under the rule that was asked for."""
+    costs = dpdiff.measure(
+        denoiser,
+        images,
+        seed=options.seed,
+        per_step=per_step,
+        batch_size=options.batch_size,
+        resume=folder,
+        workers=join(),
+    )
+    return costs.with_variance(options.variance) if options.variance else costs
+
+
+def _images_needed(
+    denoiser: Denoiser, images: np.ndarray, folder: Path, options: argparse.Namespace
+) -> int:
+    """Measure a few images a timestep, and learn from them how many it takes."""
+    from dpdiff import sample_size
+
+    pilot = _measure(denoiser, images, sample_size.PILOT, folder, options)
+    budgets = [steps for steps in options.steps if 1 <= steps <= pilot.T]
+    needed = sample_size.images_needed(pilot, budgets or [pilot.T], options.target_stderr)
+    chosen = min(needed, len(images))
+    print(
+        f"a pilot with {pilot.provenance['per_step']} images a timestep says: {needed} bring the "
+        f"standard errors of the best schedules to {options.target_stderr} bits/dim"
+    )
+    if chosen < needed:
+        print(f"there are only {chosen}: measuring all of them; expect larger standard errors")
+    return chosen
 
 
 def solve(options: argparse.Namespace) -> None:
@@ -179,16 +210,27 @@ def _report(costs: Costs, budgets: Sequence[int], model: str, folder: Path) -> N
         f"{costs.variance!r} (optimistic: score schedules on held-out images with `evaluate`)\n"
     )
     print(f"{'steps':>6} {'even':>10} {'quadratic':>10} {'dp':>10} {'± s.e.':>8}")
+    close = False
     for steps in sorted({*budgets, costs.T}):
-        even, quadratic = (
-            costs.score(make(costs.T, steps))[0]
-            for make in (dpdiff.Schedule.even, dpdiff.Schedule.quadratic)
-        )
-        best, error = costs.score(plan.schedule(steps))
+        best, strides = plan.schedule(steps), _strides(costs.T, steps)
+        even, quadratic = (costs.score(stride)[0] for stride in strides)
+        bits, error = costs.score(best)
+        gap, doubt = costs.difference(best, strides[quadratic < even])
+        mark = "~" if abs(gap) < 2 * doubt else ""
+        close = close or bool(mark)
         name = "all" if steps == costs.T else steps
-        print(f"{name:>6} {even:10.4f} {quadratic:10.4f} {best:10.4f} {error:8.4f}")
+        print(f"{name:>6} {even:10.4f} {quadratic:10.4f} {bits:10.4f} {error:8.4f} {mark}".rstrip())
+    if close:
+        print(
+            "\n~ dp and the better stride differ by less than two standard errors of their "
+            "difference:\n  these images cannot tell them apart; more of them may"
+        )
     fewest = plan.fewest_steps(within=0.1)
     print(f"\nfewest steps within 0.1 bits/dim of the best: {fewest}")
+
+
+def _strides(T: int, steps: int) -> tuple[Schedule, Schedule]:
+    return dpdiff.Schedule.even(T, steps), dpdiff.Schedule.quadratic(T, steps)
 
 
 def _provenance(costs: Costs, plan: Plan, schedule: Schedule, model: str) -> dict[str, Any]:

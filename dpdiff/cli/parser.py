@@ -107,7 +107,16 @@ def _add_data(command: argparse.ArgumentParser, split: str) -> None:
 
 
 def _add_measuring(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--images", type=int, default=128, help="images a timestep is shown")
+    number = command.add_mutually_exclusive_group()
+    number.add_argument("--images", type=int, default=128, help="images a timestep is shown")
+    number.add_argument(
+        "--target-stderr",
+        type=float,
+        metavar="E",
+        help="let a pilot choose the images a timestep, so that the best schedules' standard "
+        "errors come down to E bits/dim",
+    )
+    command.set_defaults(steps=list(BUDGETS))
 
 
 def _add_budgets(command: argparse.ArgumentParser) -> None:
