@@ -87,7 +87,7 @@ def node_functions(widths: Tensor, v: Tensor, squared_error: Tensor) -> tuple[Te
     """
     nodes = torch.as_tensor((1 + chebyshev.nodes(NODES)) / 2, device=v.device)
     # A few nodes at a time: what fits a processor's cache, or fills a GPU in few launches.
-    room = 2**25 if v.is_cuda else 2**16
+    room = 2**23 if v.is_cuda else 2**16
     penalty, error = [], []
     for some in nodes.split(max(1, min(NODES, room // v.numel()))):
         u = (widths * some)[:, :, None] * v[:, None]  # (B, some, D)

@@ -164,21 +164,26 @@ def test_the_command_chooses_the_number_of_images(small_model, tmp_path, capsys)
     assert main(["measure", "--target-stderr", "0.001", "--out", str(out)]) == 0
     assert "there are only 60" in capsys.readouterr().out
     assert Costs.load(out).provenance["per_step"] == 60
-    assert main(["measure", "--target-stderr", "0", "--out", str(out)]) == 2
-    with pytest.raises(SystemExit):
-        main(["measure", "--target-stderr", "0.1", "--images", "9", "--out", str(out)])
+    for wrong in (["0"], ["nan"], ["much"], ["0.1", "--images", "9"]):
+        with pytest.raises(SystemExit):
+            main(["measure", "--target-stderr", *wrong, "--out", str(out)])
+
+
+def test_budgets_are_checked_before_anything_is_measured(small_model, tmp_path, capsys):
+    assert main(["optimize", "--steps", "13", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "dpdiff: error: the number of steps lies in 1…12, got 13\n"
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_table_marks_what_cannot_be_told_apart(tmp_path, capsys):
-    costs = simulated(0)
-    about = {"per_step": N, "images": N, "model": "simulated"}
-    costs = replace(costs, variance="small", provenance=about)
+    about = {"per_step": 4, "images": 4, "model": "simulated"}
+    costs = replace(simulated(0, per_step=4), variance="large", provenance=about)
     costs.save(tmp_path / "costs.npz")
-    arguments = ["--steps", "1", "2", "6", "11", "--out", str(tmp_path)]
+    arguments = ["--steps", "1", "4", "6", "8", "--out", str(tmp_path)]
     assert main(["solve", str(tmp_path / "costs.npz"), *arguments]) == 0
     printed = capsys.readouterr().out
     plan, marked = dpdiff.solve(costs.smoothed()), {}
-    for steps in (1, 2, 6, 11, 12):
+    for steps in (1, 4, 6, 8, 12):
         strides = [make(T, steps) for make in (Schedule.even, Schedule.quadratic)]
         second = min(strides, key=lambda stride: costs.score(stride)[0])
         mean, stderr = costs.difference(plan.schedule(steps), second)

@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"dpdiff: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("dpdiff: interrupted", file=sys.stderr)
+        if not silent:
+            print("dpdiff: interrupted", file=sys.stderr)
         return 130
     return 0

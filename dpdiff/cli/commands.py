@@ -42,6 +42,8 @@ def measure(options: argparse.Namespace) -> Costs:
     workers, unfinished = join(), Path(f"{out}.parts")
     with parts.locked(unfinished) if workers.first else nullcontext():
         denoiser = _denoiser(options)
+        if options.run is optimize:
+            _check_budgets(options.steps, denoiser.noise.T)  # now, not when all is measured
         images = dpdiff.images(options.data, split=options.split)
         _report_rounding(denoiser, images)
         per_step = options.images
@@ -195,11 +197,15 @@ def _folder(path: str) -> Path:
     return folder
 
 
+def _check_budgets(budgets: Sequence[int], T: int) -> None:
+    for steps in budgets:
+        if not 1 <= steps <= T:
+            raise InputError(f"the number of steps lies in 1…{T}, got {steps}")
+
+
 def _report(costs: Costs, budgets: Sequence[int], model: str, folder: Path) -> None:
     """Write the schedules of some budgets and print what they are worth beside the baselines."""
-    for steps in budgets:
-        if not 1 <= steps <= costs.T:
-            raise InputError(f"the number of steps lies in 1…{costs.T}, got {steps}")
+    _check_budgets(budgets, costs.T)
     plan = dpdiff.solve(costs.smoothed())  # chosen on smoothed costs, reported on measured ones
     for schedule in plan.schedules(budgets):
         schedule = replace(schedule, provenance=_provenance(costs, plan, schedule, model))

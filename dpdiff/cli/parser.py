@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -111,12 +112,19 @@ def _add_measuring(command: argparse.ArgumentParser) -> None:
     number.add_argument("--images", type=int, default=128, help="images a timestep is shown")
     number.add_argument(
         "--target-stderr",
-        type=float,
+        type=_positive,
         metavar="E",
         help="let a pilot choose the images a timestep, so that the best schedules' standard "
         "errors come down to E bits/dim",
     )
     command.set_defaults(steps=list(BUDGETS))
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
 
 
 def _add_budgets(command: argparse.ArgumentParser) -> None:
