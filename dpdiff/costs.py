@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dpdiff import chebyshev
+from dpdiff import chebyshev, uncertainty
 from dpdiff.elbo import VARIANCES
 from dpdiff.envelope import Lines
 from dpdiff.errors import InputError
@@ -105,7 +105,7 @@ class Costs:
         """The same measurement read under another variance rule."""
         return replace(self, variance=variance)
 
-    def smoothed(self, width: float = 0.2) -> Costs:
+    def smoothed(self, width: float = 0.2, *, spread: bool = False) -> Costs:
         """The same costs with the noise between neighbouring timesteps averaged out.
 
         The minimum over noisy costs seeks out those that are too low by chance. The statistics
@@ -116,18 +116,24 @@ class Costs:
         ----------
         width : float
             Half the width of the neighbourhoods, in units of log SNR.
+        spread : bool
+            Smooth the variances too; otherwise they stay those of the measurement.
 
         Returns
         -------
         Costs
-            The variances stay those of the measurement.
         """
         x = np.maximum(self.noise.log_snr[1:], np.log(1e-12))  # a last SNR of 0 counts as this
         x = x - 1e-9 * np.arange(self.T)  # still strictly falling
-        means = {k: v for k, v in self.statistics.items() if not k.endswith(("_var", "_cov"))}
-        smooth = {k: v.copy() for k, v in means.items() if np.ndim(v) > 0}
-        for values in smooth.values():
+        smooth = {
+            name: values.copy()
+            for name, values in self.statistics.items()
+            if np.ndim(values) > 0 and (spread or not name.endswith(("_var", "_cov")))
+        }
+        for name, values in smooth.items():
             values[1:] = local_linear(x, values[1:], width)
+            if name.endswith("_var"):  # a line may fall below zero at either end
+                values.clip(0, out=values)
         about = {"smoothing_width": width}
         return replace(
             self, statistics=self.statistics | smooth, provenance=self.provenance | about
@@ -206,9 +212,13 @@ class Costs:
     def edges(self, schedule: Schedule) -> np.ndarray:
         """Costs of a schedule's jumps in nats, shape (K,), the decoder's first."""
         self._check_grid(schedule)
-        t = np.array(schedule.timesteps)
-        jumps = self.jump_costs(t[2:], t[1:-1])
-        return np.concatenate([self.decoder_costs[t[1:2]], jumps])
+        return self.costs_of(*np.array(schedule.jumps).T)
+
+    def costs_of(self, t: np.ndarray, s: np.ndarray) -> np.ndarray:
+        """``L(t, s)`` in nats of any jumps with ``0 ≤ s < t``, for arrays of shape (K,)."""
+        costs = self.decoder_costs[t].copy()
+        costs[s > 0] = self.jump_costs(t[s > 0], s[s > 0])
+        return costs
 
     def bits_per_dim(self, nats: np.ndarray | float) -> Any:
         """Turn totals over a path, in nats, into bits/dim; the prior term is added here."""
@@ -222,26 +232,43 @@ class Costs:
         better here than it is: score it with :func:`dpdiff.bits_per_dim` on held-out images.
         """
         nats = self.edges(schedule).sum()
-        n = self.provenance["per_step"]
-        variance = self._edge_variances(schedule).sum() / (n - 1)
-        return float(self.bits_per_dim(nats)), float(np.sqrt(variance) / (self.dims * np.log(2)))
+        variances = uncertainty.jump_variances(self, *np.array(schedule.jumps).T)
+        stderr = np.sqrt(variances.sum() / (self.provenance["per_step"] - 1))
+        return float(self.bits_per_dim(nats)), float(stderr / (self.dims * np.log(2)))
 
-    def _edge_variances(self, schedule: Schedule) -> np.ndarray:
-        nodes, stats = np.array(schedule.timesteps), self.statistics
-        t, s = nodes[2:], nodes[1:-1]
-        gap, a = self.noise.snr_gap(t, s), self.noise.log_ratio(t, s)
-        if self.variance == "learned_range":
-            penalty, error, both = (
-                self._interpolated(name, t, a)
-                for name in ("penalty_var", "error_var", "penalty_error_cov")
-            )
-            jumps = 0.25 * np.maximum(penalty + 2 * gap * both + gap**2 * error, 0)
-        else:  # dL/dm, since m(t) is all that was measured
-            shrink = {"small": 1.0, "large": np.exp(-a)}.get(self.variance)
-            if shrink is None:
-                shrink = 1 / (1 + gap * self.mse[t] / self.dims)
-            jumps = (0.5 * gap * shrink) ** 2 * stats["mse_var"][t]
-        return np.concatenate([stats[self._decoder_name + "_var"][nodes[1:2]], jumps])
+    def difference(self, one: Schedule, other: Schedule) -> tuple[float, float]:
+        """Bits/dim of one schedule less those of another, and the standard error of that.
+
+        It is smaller than what the two single standard errors suggest: jumps that both make
+        cancel. A timestep that only one visits adds its variance. Where both visit a timestep
+        but land differently, the two costs come from the same images and noise: under the
+        fixed and the optimal rules both follow from m(t), and the variance is that of their
+        difference. It is not known for a learned variance, nor where one of the two is a last
+        step; there the standard deviations are added, which is never too little.
+
+        Parameters
+        ----------
+        one, other : Schedule
+            On these costs' grid.
+
+        Returns
+        -------
+        mean, stderr : float
+            Both 0 if the schedules are the same.
+        """
+        self._check_grid(one)
+        self._check_grid(other)
+        return uncertainty.difference(self, one, other)
+
+    @property
+    def decoder_variances(self) -> np.ndarray:
+        """Variance over single images of ``L(t, 0)`` in nats², shape (T + 1,)."""
+        return self.statistics[self._decoder_name + "_var"]
+
+    def spread(self, t: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Of a learned variance: variances of P_t(a) and M_t(a), and their covariance."""
+        names, a = ("penalty_var", "error_var", "penalty_error_cov"), self.noise.log_ratio(t, s)
+        return tuple(self._interpolated(name, t, a) for name in names)
 
     @cached_property
     def _coefficients(self) -> dict[str, np.ndarray]:
@@ -252,6 +279,8 @@ class Costs:
 
     def _interpolated(self, name: str, t: np.ndarray, a: np.ndarray) -> np.ndarray:
         """A node function at ``a`` of shape (K,) or (B, S), for ``t`` of shape (K,) or (B, 1)."""
+        if len(t) == 0:
+            return np.zeros(0)
         x = 2 * a / self.noise.log_ratio(t, 1) - 1
         points = x.reshape(len(t), -1)
         return chebyshev.evaluate(self._coefficients[name][t.ravel()], points).reshape(x.shape)

@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dpdiff import data
+from dpdiff import batches, data
 from dpdiff.denoiser import Denoiser
 from dpdiff.elbo import decoder_cost, jump_cost
 from dpdiff.errors import InputError
-from dpdiff.measurement import noised_predictions, prior_costs
+from dpdiff.measurement import prior_costs
+from dpdiff.parts import cut
 from dpdiff.schedule import Schedule
+from dpdiff.workers import ALONE, Workers
+from dpdiff.wrappers import sparing
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +78,7 @@ def bits_per_dim(
     seed: int = 0,
     batch_size: int = 256,
     two_node_decoder: bool = False,
+    workers: Workers = ALONE,
     progress: bool = True,
 ) -> Score:
     """The negative ELBO of a schedule, edge by edge, with a network call per image and step.
@@ -97,6 +101,8 @@ def bits_per_dim(
         Take the decoder's variance from ``g̃²(τ_2, τ_1)``, as improved-diffusion's spaced chains
         do, to compare with numbers from there. It depends on two nodes, so such a bound is not
         a sum over edges and no schedule is optimised for it.
+    workers : Workers
+        Processes to share the images with, each calling this function; all get the same score.
     progress : bool
         Show a progress bar.
 
@@ -123,6 +129,7 @@ def bits_per_dim(
         seed=seed,
         batch_size=batch_size,
         two_node_decoder=two_node_decoder,
+        workers=workers,
         progress=progress,
     )
     return score
@@ -135,6 +142,7 @@ def score_many(
     seed: int = 0,
     batch_size: int = 256,
     two_node_decoder: bool = False,
+    workers: Workers = ALONE,
     progress: bool = True,
 ) -> list[Score]:
     """Score many schedules under many variance rules, asking the network once per timestep.
@@ -143,7 +151,7 @@ def score_many(
     ----------
     jobs : sequence of (Denoiser, Schedule)
         The denoisers are one model under any of its variance rules.
-    images, seed, batch_size, two_node_decoder, progress
+    images, seed, batch_size, two_node_decoder, workers, progress
         As for :func:`bits_per_dim`.
 
     Returns
@@ -166,26 +174,41 @@ def score_many(
     """
     if len({denoiser.network for denoiser, _ in jobs}) != 1:
         raise InputError("the jobs of one call share one network; score other networks apart")
-    model = jobs[0][0]
+    model = sparing(jobs[0][0])
     images = data.check(images, model.shape, model.levels)
-    for denoiser, schedule in jobs:
+    if batch_size < 1:
+        raise InputError(f"a batch holds at least one image, got batch_size = {batch_size}")
+    landings: dict[int, list[tuple[int, int, int]]] = {}  # t: the (job, edge, s) that start there
+    for job, (denoiser, schedule) in enumerate(jobs):
         _check_job(denoiser, schedule, two_node_decoder)
-    nats = [np.empty((schedule.steps, len(images))) for _, schedule in jobs]
-    edges: dict[int, list[tuple[int, int, int]]] = {}  # t: its (job, edge, s)
-    for job, (_, schedule) in enumerate(jobs):
         for edge, (t, s) in enumerate(schedule.jumps):
-            edges.setdefault(t, []).append((job, edge, s))
-    bar = tqdm(total=len(edges), desc="evaluate", unit="t", disable=not progress)
-    for t, landings in sorted(edges.items()):
-        for start in range(0, len(images), batch_size):
-            rows = np.arange(start, min(start + batch_size, len(images)))
-            found = noised_predictions(model, images, np.full(len(rows), t), rows, seed)
-            for job, edge, s in landings:
+            landings.setdefault(t, []).append((job, edge, s))
+    own = workers.share(cut(np.arange(len(images)), batch_size))
+    calls = [(t, rows) for t in sorted(landings) for rows in own]
+    coming = batches.ahead(
+        lambda call: batches.prepare(model, images, np.full(len(call[1]), call[0]), call[1], seed),
+        calls,
+    )
+    bar = tqdm(
+        desc=workers.bar_title("evaluate"),
+        unit="call",
+        total=len(calls),
+        disable=not (progress and workers.first),
+    )
+    nats = [np.empty((schedule.steps, len(images))) for _, schedule in jobs]
+    with workers.named(), bar:
+        for (t, rows), batch in zip(calls, coming, strict=True):
+            found = batches.predict(model, batch)
+            for job, edge, s in landings[t]:
                 denoiser, schedule = jobs[job]
                 floor = _two_node_floor(denoiser, schedule) if two_node_decoder else None
                 nats[job][edge, rows] = _edge_nats(denoiser, found, t, s, floor)
-        bar.update()
-    bar.close()
+            bar.update()
+    mine = np.concatenate([*own, np.zeros(0, int)])
+    for rows, shares in workers.gather((mine, [costs[:, mine] for costs in nats])):
+        for costs, share in zip(nats, shares, strict=True):
+            costs[:, rows] = share
+    nats = workers.broadcast(nats)
     to_bits, prior = 1 / (model.dims * np.log(2)), prior_costs(model, images)
     return [
         Score(costs.mean(1) * to_bits, prior.mean() * to_bits, (costs.sum(0) + prior) * to_bits)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from dpdiff import chebyshev, data, draws
+from dpdiff import batches, costs, data, statistics
 from dpdiff.costs import Costs
 from dpdiff.denoiser import Denoiser
-from dpdiff.elbo import decoder_cost, prior_cost
+from dpdiff.elbo import prior_cost
 from dpdiff.errors import InputError
+from dpdiff.parts import Parts, Statistics, blocks, cut, locked
 from dpdiff.version import __version__
-
-NODES = 24  # reproduce the direct double loop to 3e-11 bits/dim at T = 4000, v in [-0.2, 1.2]
+from dpdiff.workers import ALONE, Workers
+from dpdiff.wrappers import sparing
 
 
 def measure(
@@ -27,6 +32,8 @@ def measure(
     seed: int = 0,
     per_step: int = 128,
     batch_size: int = 256,
+    resume: str | Path | None = None,
+    workers: Workers = ALONE,
     progress: bool = True,
 ) -> Costs:
     """Measure what every jump costs a denoiser.
@@ -48,20 +55,29 @@ def measure(
         Images a timestep. If fewer than N, every timestep takes the next ones of a shuffled
         list, so that all images are used; otherwise each timestep sees each image once.
     batch_size : int
-        Images a network call.
+        Images a network call; halved whenever a GPU's memory does not hold them. Another one
+        changes the results by rounding only.
+    resume : str or Path, optional
+        A folder for finished blocks of the grid. Killed at any moment, and called again with
+        the same arguments, the measurement goes on from there and ends with the same bits.
+        Delete the folder once the costs are saved.
+    workers : Workers
+        Processes to share the work with, each calling this function: see
+        :func:`dpdiff.workers.join`. They must see the same ``resume`` folder. Their number
+        changes nothing in the results.
     progress : bool
         Show a progress bar.
 
     Returns
     -------
     Costs
-        Under the denoiser's own variance rule.
+        Under the denoiser's own variance rule; the same for every worker.
 
     Raises
     ------
     InputError
         If the images do not suit the denoiser, or the network's output is not finite or of a
-        wrong shape.
+        wrong shape; if the folder is another job's, in use, or cannot be written to.
 
     Examples
     --------
@@ -72,48 +88,19 @@ def measure(
     (9, 9)
     """
     images = data.check(images, denoiser.shape, denoiser.levels)
-    T, per_step = denoiser.noise.T, min(per_step, len(images))
-    if per_step < 2 or batch_size < 1:
+    job = _Job(denoiser, images, seed, min(per_step, len(images)), batch_size)
+    if job.per_step < 2 or batch_size < 1:
         raise InputError(
             "every timestep needs at least two images, or no error can be told, and a batch at "
-            f"least one; got {per_step} images a timestep and batches of {batch_size}"
+            f"least one; got {job.per_step} images a timestep and batches of {batch_size}"
         )
-    statistics: dict[str, np.ndarray] = {}
-    bar = tqdm(total=T, desc="measure", unit="t", disable=not progress)
-    for timesteps in units(T, per_step, batch_size):
-        found = _measure_unit(denoiser, images, timesteps, seed, per_step, batch_size)
-        for name, values in found.items():
-            if name not in statistics:
-                dtype = np.float32 if values.ndim > 1 and name.endswith(("_var", "_cov")) else float
-                statistics[name] = np.zeros((T + 1, *values.shape[1:]), dtype)
-            statistics[name][timesteps] = values
-        bar.update(len(timesteps))
-    bar.close()
+    with locked(resume) if resume is not None and workers.first else nullcontext():
+        parts = Parts(Path(resume), job.identity()) if resume is not None else None
+        found = _all_blocks(job, parts, workers, progress)
     priors = prior_costs(denoiser, images, at_most=4096)
-    statistics["prior"] = priors.mean()
-    statistics["prior_var"] = priors.var()
-    provenance = {
-        "model": denoiser.fingerprint,
-        "images": len(images),
-        "per_step": per_step,
-        "seed": seed,
-        "dpdiff": __version__,
-    }
+    found["prior"], found["prior_var"] = priors.mean(), priors.var()
     variance = "large" if denoiser.variance == "optimal" else denoiser.variance
-    return Costs(denoiser.noise, denoiser.shape, variance, statistics, provenance)
-
-
-def units(T: int, per_step: int, batch_size: int) -> Iterator[np.ndarray]:
-    """Cut ``1 … T`` into the pieces of work whose results do not depend on one another.
-
-    Examples
-    --------
-    >>> [list(map(int, unit)) for unit in units(5, per_step=100, batch_size=256)]
-    [[1, 2], [3, 4], [5]]
-    """
-    size = max(1, batch_size // per_step)
-    for first in range(1, T + 1, size):
-        yield np.arange(first, min(first + size, T + 1))
+    return Costs(denoiser.noise, denoiser.shape, variance, found, job.provenance())
 
 
 def rows_for(t: int, count: int, per_step: int, seed: int) -> np.ndarray:
@@ -147,109 +134,114 @@ def prior_costs(denoiser: Denoiser, images: Any, at_most: int | None = None) -> 
     return torch.cat(costs).numpy()
 
 
-@torch.inference_mode()
-def noised_predictions(
-    denoiser: Denoiser, images: np.ndarray, t: np.ndarray, rows: np.ndarray, seed: int
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Noise images, ask the network, and return ``x_0``, ``x̂_0`` and ``v`` in float64.
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """A measurement: everything that decides what it finds."""
 
-    Parameters
-    ----------
-    denoiser : Denoiser
-        The model.
-    images : ndarray, shape (N, ...)
-        The data set.
-    t, rows : ndarray of int, shape (B,)
-        Timestep and image of every member of the batch.
-    seed : int
-        Of the noise.
-    """
-    x0 = torch.from_numpy(data.scaled(images[rows], denoiser.levels)).to(denoiser.device)
-    noise = np.concatenate(
-        [draws.gaussian(seed, int(step), rows[t == step], denoiser.shape) for step in np.unique(t)]
+    denoiser: Denoiser
+    images: np.ndarray
+    seed: int
+    per_step: int
+    batch_size: int
+
+    @property
+    def unit(self) -> int:
+        """Timesteps whose images share a network call: results depend on no others."""
+        return max(1, self.batch_size // self.per_step)
+
+    def provenance(self) -> dict[str, Any]:
+        return {
+            "model": self.denoiser.fingerprint,
+            "images": len(self.images),
+            "per_step": self.per_step,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "precision": self.denoiser.precision,
+            "dpdiff": __version__,
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this measurement from any other; of the images, a look at some of them."""
+        rows = np.unique(np.linspace(0, len(self.images) - 1, 256).astype(int))
+        some = np.ascontiguousarray(self.images[rows])
+        return self.provenance() | {
+            "dpdiff": f"costs version {costs.VERSION}",
+            "image digest": hashlib.sha256(some.tobytes()).hexdigest()[:16],
+            "image type": str(some.dtype),
+            "block": len(blocks(self.denoiser.noise.T, self.unit)[0]),
+        }
+
+    def measured(self, todo: list[np.ndarray]) -> Iterator[tuple[np.ndarray, Statistics]]:
+        """Statistics of every unit of some blocks, in their order."""
+        units = [unit for block in todo for unit in cut(block, self.unit)]
+        denoiser = sparing(self.denoiser)
+        coming = batches.ahead(self._prepare, (b for unit in units for b in self._batches(unit)))
+        for unit in units:
+            yield unit, self._statistics(denoiser, unit, coming)
+
+    def _batches(self, unit: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Timesteps and images of the network calls that a unit takes."""
+        t = np.repeat(unit, self.per_step)
+        rows = [rows_for(step, len(self.images), self.per_step, self.seed) for step in unit]
+        calls = (cut(array, self.batch_size) for array in (t, np.concatenate(rows)))
+        return list(zip(*calls, strict=True))
+
+    def _prepare(self, calls: tuple[np.ndarray, np.ndarray]) -> batches.Batch:
+        return batches.prepare(self.denoiser, self.images, *calls, self.seed)
+
+    @torch.inference_mode()
+    def _statistics(
+        self, denoiser: Denoiser, unit: np.ndarray, coming: Iterator[batches.Batch]
+    ) -> Statistics:
+        """Take a unit's batches through the network; each array's first axis runs over ``unit``."""
+        calls = -(-len(unit) * self.per_step // self.batch_size)
+        seen, found = [], []
+        for batch in islice(coming, calls):
+            x0, mean, v = batches.predict(denoiser, batch)
+            seen.append((x0, mean))
+            found.append(statistics.per_image(denoiser, batch.t, x0, mean, v))
+        values = {name: torch.cat([f[name] for f in found]) for name in found[0]}
+        mse = values["mse"].reshape(len(unit), -1).mean(1).repeat_interleave(self.per_step)
+        optimal = [
+            statistics.optimal_decoder(denoiser, *outcome, some)
+            for outcome, some in zip(seen, mse.split(self.batch_size), strict=True)
+        ]
+        values["decoder_optimal"] = torch.cat(optimal)
+        return statistics.moments({k: v.cpu().numpy() for k, v in values.items()}, len(unit))
+
+
+def _all_blocks(job: _Job, parts: Parts | None, workers: Workers, progress: bool) -> Statistics:
+    """Statistics of the whole grid: what is there already, and the rest shared out."""
+    done = parts.load() if parts and workers.first else {}
+    finished = workers.broadcast(list(done))
+    grid = blocks(job.denoiser.noise.T, job.unit)
+    todo = workers.share([block for block in grid if block[0] not in finished])
+    bar = tqdm(
+        desc=workers.bar_title("measure"),
+        unit="t",
+        initial=sum(len(block) for block in grid if block[0] in finished),
+        total=sum(len(block) for block in grid if block[0] in finished) + sum(map(len, todo)),
+        disable=not (progress and workers.first),
     )
-    shape = (-1,) + (1,) * len(denoiser.shape)
-    f, g = (
-        torch.from_numpy(c[t]).reshape(shape).to(x0.device)
-        for c in (denoiser.noise.f, denoiser.noise.g)
-    )
-    x_t = f * x0 + g * torch.from_numpy(noise).to(x0.device).double()
-    prediction = denoiser(x_t, t)
-    return x0, prediction.x0, prediction.v
+    with workers.named(), bar:
+        units = job.measured(todo)
+        for block in todo:
+            found = []
+            for unit, values in islice(units, -(-len(block) // job.unit)):
+                found.append(values)
+                bar.update(len(unit))
+            done[int(block[0])] = _joined(found)
+            if parts:
+                parts.save(block, done[int(block[0])])
+    everything = {first: values for part in workers.gather(done) for first, values in part.items()}
+    ordered = [everything[first] for first in sorted(everything)]
+    return workers.broadcast(ordered and _with_zero(_joined(ordered)))
 
 
-def _measure_unit(
-    denoiser: Denoiser,
-    images: np.ndarray,
-    timesteps: np.ndarray,
-    seed: int,
-    per_step: int,
-    batch_size: int,
-) -> dict[str, np.ndarray]:
-    """Statistics of a few timesteps, each array's first axis running over them."""
-    t = np.repeat(timesteps, per_step)
-    rows = np.concatenate([rows_for(step, len(images), per_step, seed) for step in timesteps])
-    batches = []
-    for start in range(0, len(t), batch_size):
-        part = slice(start, start + batch_size)
-        batches.append(noised_predictions(denoiser, images, t[part], rows[part], seed))
-    x0, mean = (torch.cat([batch[i] for batch in batches]).flatten(1) for i in (0, 1))
-    squared_error = (x0 - mean) ** 2  # (B, D)
-    noise, device = denoiser.noise, x0.device
-
-    def column(values: np.ndarray) -> Tensor:
-        return torch.as_tensor(values, dtype=torch.float64, device=device).reshape(-1, 1)
-
-    def decoder(log_variance: Tensor) -> Tensor:
-        return decoder_cost(x0, mean, log_variance, denoiser.levels).sum(1)
-
-    mse = squared_error.sum(1)
-    mean_mse = mse.reshape(len(timesteps), per_step).mean(1).repeat_interleave(per_step)
-    found = {
-        "mse": mse,
-        "decoder_fixed": decoder(column(noise.log_g2[t])),
-        "decoder_optimal": decoder(torch.log(mean_mse[:, None] / denoiser.dims)),
-    }
-    if batches[0][2] is not None:
-        v = torch.cat([batch[2] for batch in batches]).flatten(1)
-        floor = column(
-            np.array([denoiser.decoder_floor(step) for step in timesteps]).repeat(per_step)
-        )
-        found["decoder_learned_range"] = decoder(floor + (column(noise.log_g2[t]) - floor) * v)
-        widths = column(noise.log_ratio(t, 1))
-        found["penalty"], found["error"] = node_functions(widths, v, squared_error)
-    return _moments({k: c.cpu().numpy() for k, c in found.items()}, len(timesteps))
+def _joined(pieces: list[Statistics]) -> Statistics:
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
-def node_functions(widths: Tensor, v: Tensor, squared_error: Tensor) -> tuple[Tensor, Tensor]:
-    """``Σ_d (a v + e^{-a v} - 1)`` and ``Σ_d δ² e^{-a v}`` at the Chebyshev nodes ``a``.
-
-    Parameters
-    ----------
-    widths : Tensor, shape (B, 1)
-        Largest ``a`` of each example's timestep.
-    v, squared_error : Tensor, shape (B, D)
-        Variance output and ``δ²``.
-
-    Returns
-    -------
-    penalty, error : Tensor, shape (B, J)
-    """
-    penalty, error = [], []
-    for node in chebyshev.nodes(NODES):
-        u = widths * ((1 + node) / 2) * v
-        shrink = torch.expm1(-u)
-        penalty.append((u + shrink).sum(1))
-        error.append((squared_error + squared_error * shrink).sum(1))
-    return torch.stack(penalty, 1), torch.stack(error, 1)
-
-
-def _moments(per_image: dict[str, np.ndarray], groups: int) -> dict[str, np.ndarray]:
-    """Means, variances and the one covariance, over the images of every timestep."""
-    grouped = {k: values.reshape(groups, -1, *values.shape[1:]) for k, values in per_image.items()}
-    means = {name: values.mean(1) for name, values in grouped.items()}
-    spread = {f"{name}_var": values.var(1) for name, values in grouped.items()}
-    if "penalty" in grouped:
-        deviations = (grouped[k] - means[k][:, None] for k in ("penalty", "error"))
-        spread["penalty_error_cov"] = np.prod(list(deviations), axis=0).mean(1)
-    return means | spread
+def _with_zero(statistics: Statistics) -> Statistics:
+    """A row of zeros for t = 0, where nothing is measured."""
+    return {k: np.concatenate([np.zeros_like(v[:1]), v]) for k, v in statistics.items()}

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from dpdiff import draws
+from dpdiff.batches import ahead
 from dpdiff.denoiser import Denoiser, Prediction
 from dpdiff.errors import InputError
+from dpdiff.parts import cut
 from dpdiff.schedule import Schedule
+from dpdiff.workers import ALONE, Workers
+from dpdiff.wrappers import sparing
 
 SAMPLERS = ("ancestral", "ddim")
 
@@ -27,6 +29,7 @@ def sample(
     sampler: str = "ancestral",
     eta: float = 0.0,
     batch_size: int = 256,
+    workers: Workers = ALONE,
     progress: bool = True,
 ) -> Tensor:
     """Draw examples from a denoiser with as many network calls as the schedule has steps.
@@ -48,13 +51,17 @@ def sample(
         Of ``ddim``: 0 is deterministic, 1 has the ``small`` variance.
     batch_size : int
         Examples a network call.
+    workers : Workers
+        Processes to share the batches with, each calling this function: see
+        :func:`dpdiff.workers.join`.
     progress : bool
         Show a progress bar.
 
     Returns
     -------
     Tensor, float32, shape (n, ...)
-        On the CPU; in [-1, 1] if the denoiser clips.
+        On the CPU; in [-1, 1] if the denoiser clips. Workers other than the first get none:
+        shape (0, ...).
 
     Raises
     ------
@@ -77,31 +84,35 @@ def sample(
             f"n and batch_size are at least 1 and eta lies in [0, 1]; "
             f"got n = {n}, batch_size = {batch_size}, eta = {eta}"
         )
-    samples = torch.empty((n, *denoiser.shape))
-    starts = range(0, n, batch_size)
-    calls = len(starts) * schedule.steps
-    bar = tqdm(total=calls, desc="sample", unit="call", disable=not progress)
-    noisy = sampler == "ancestral" or eta > 0
-    # Noise is drawn on the CPU, one step ahead: a thread does so while the network is at work.
-    with ThreadPoolExecutor(1) as ahead:
-        for start in starts:
-            rows = np.arange(start, min(start + batch_size, n))
-
-            def draw(t: int, rows: np.ndarray = rows) -> Tensor:
-                return torch.from_numpy(draws.gaussian(seed, t, rows, denoiser.shape))
-
-            x = draw(schedule.T).to(denoiser.device)
+    denoiser = sparing(denoiser)
+    own = workers.share(cut(np.arange(n), batch_size))
+    needed = [s for _, s in reversed(schedule.jumps) if s > 0 and (eta > 0 or sampler != "ddim")]
+    noises = ahead(
+        lambda job: torch.from_numpy(draws.gaussian(seed, *job, denoiser.shape)),
+        [(t, rows) for rows in own for t in (schedule.T, *needed)],
+    )
+    bar = tqdm(
+        desc=workers.bar_title("sample"),
+        unit="call",
+        total=len(own) * schedule.steps,
+        disable=not (progress and workers.first),
+    )
+    drawn = []
+    with workers.named(), bar:
+        for rows in own:
+            x = next(noises).to(denoiser.device)
             for t, s in reversed(schedule.jumps):
-                coming = ahead.submit(draw, s) if noisy and s > 0 else None
-                prediction = denoiser(x, t)
-                fresh = coming.result().to(x.device) if coming else x.new_zeros(())
+                noise = next(noises).to(x.device) if s in needed else torch.zeros_like(x)
                 if sampler == "ancestral":
-                    x = ancestral_move(denoiser, prediction, x, t, s, fresh)
+                    x = ancestral_step(denoiser, x, t, s, noise)
                 else:
-                    x = ddim_move(denoiser, prediction, x, t, s, fresh, eta)
+                    x = ddim_step(denoiser, x, t, s, noise, eta)
                 bar.update()
-            samples[rows] = x.cpu()
-    bar.close()
+            drawn.append((rows, x.cpu().numpy()))
+    shares = [piece for share in workers.gather(drawn) for piece in share]
+    samples = torch.empty((n if workers.first else 0, *denoiser.shape))
+    for rows, x in shares:
+        samples[rows] = torch.from_numpy(x)
     return samples
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-import dpdiff.denoiser
+import dpdiff.batches
 from dpdiff import draws
 from dpdiff.costs import Costs
 from dpdiff.denoiser import Denoiser
@@ -147,13 +147,13 @@ def test_standard_error_is_that_of_repeated_measurements(toy, toy_images):
 def test_each_timestep_sees_its_share(monkeypatch, toy):
     """With fewer images a step than there are, the whole set is used."""
     seen = []
-    real = dpdiff.measurement.noised_predictions
+    real = dpdiff.batches.prepare
 
     def spy(denoiser, images, t, rows, seed):
         seen.extend(rows)
         return real(denoiser, images, t, rows, seed)
 
-    monkeypatch.setattr("dpdiff.measurement.noised_predictions", spy)
+    monkeypatch.setattr("dpdiff.batches.prepare", spy)
     small_grid = replace(toy, noise=NoiseSchedule.cosine(20))
     measure(small_grid, np.zeros((10, 1, 4, 4), dtype=int), per_step=3, progress=False)
     assert sorted(seen) == sorted(list(range(10)) * 6)

@@ -9,7 +9,7 @@ import pytest
 
 import dpdiff
 from dpdiff import models
-from dpdiff.measurement import _measure_unit
+from dpdiff.measurement import _Job
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "digits.json"
 BUDGETS = ("8", "16", "32", "64", "128", "256")
@@ -47,9 +47,8 @@ def test_shipped_costs_are_those_of_the_shipped_model(denoiser, costs):
     images, about = dpdiff.images("digits", split="validation"), costs.provenance
     assert (about["images"], about["data"], about["split"]) == (len(images), "digits", "validation")
     for t in (1, 40, 1500, 4000):
-        again = _measure_unit(
-            denoiser, images, np.array([t]), about["seed"], about["per_step"], 128
-        )
+        job = _Job(denoiser, images, about["seed"], about["per_step"], batch_size=128)
+        ((_, again),) = job.measured([np.array([t])])
         for name, values in again.items():
             np.testing.assert_allclose(
                 values[0], costs.statistics[name][t], rtol=2e-4, atol=1e-6, err_msg=f"{name} {t}"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 
 from dpdiff.cli.parser import build_parser
 from dpdiff.errors import InputError
+from dpdiff.workers import WorkerError, environment_rank
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,12 +26,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     2
     """
     options = build_parser().parse_args(arguments)
+    silent = environment_rank() > 0  # of several workers, the first one speaks
     try:
-        options.run(options)
+        with (
+            open(os.devnull, "w") as nowhere,
+            redirect_stdout(nowhere) if silent else nullcontext(),
+        ):
+            options.run(options)
     except InputError as error:
-        print(f"dpdiff: error: {' '.join(str(error).split())}", file=sys.stderr)
+        if not silent or isinstance(error, WorkerError):
+            print(f"dpdiff: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("dpdiff: interrupted", file=sys.stderr)
+        if not silent:
+            print("dpdiff: interrupted", file=sys.stderr)
         return 130
     return 0

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import dpdiff
+from dpdiff import parts
 from dpdiff.errors import InputError
+from dpdiff.workers import device, join
+
+PILOT = "pilot"  # where, beside the blocks of a measurement, those of its pilot lie
 
 if TYPE_CHECKING:
     from dpdiff.costs import Costs
@@ -23,7 +30,8 @@ def optimize(options: argparse.Namespace) -> None:
     folder = _folder(options.out)
     options.out = folder / "costs.npz"
     costs = measure(options)
-    _report(costs, options.steps, options.model, folder)
+    if join().first:
+        _report(costs, options.steps, options.model, folder)
 
 
 def measure(options: argparse.Namespace) -> Costs:
@@ -31,21 +39,60 @@ def measure(options: argparse.Namespace) -> Costs:
     out = Path(options.out)
     if not out.parent.is_dir():
         raise InputError(f"there is no folder {out.parent} to write {out.name} into")
-    denoiser = _denoiser(options)
-    costs = dpdiff.measure(
-        denoiser,
-        dpdiff.images(options.data, split=options.split, shape=denoiser.shape),
-        seed=options.seed,
-        per_step=options.images,
-        batch_size=options.batch_size,
-    )
-    about = {"name": options.model, "data": options.data, "split": options.split}
-    costs = replace(costs, provenance=costs.provenance | about)
-    if options.variance:
-        costs = costs.with_variance(options.variance)
-    costs.save(out)
+    workers, unfinished = join(), Path(f"{out}.parts")
+    with parts.locked(unfinished) if workers.first else nullcontext():
+        denoiser = _denoiser(options)
+        if options.run is optimize:
+            _check_budgets(options.steps, denoiser.noise.T)  # now, not when all is measured
+        images = dpdiff.images(options.data, split=options.split, shape=denoiser.shape)
+        _report_rounding(denoiser, images)
+        per_step = options.images
+        if options.target_stderr is not None:
+            per_step = _images_needed(denoiser, images, unfinished / PILOT, options)
+        costs = _measure(denoiser, images, per_step, unfinished, options)
+        about = {"name": options.model, "data": options.data, "split": options.split}
+        costs = replace(costs, provenance=costs.provenance | about)
+        if workers.first:
+            costs.save(out)
+            parts.remove(unfinished / PILOT)
+            parts.remove(unfinished)
     print(f"costs: {out}")
     return costs
+
+
+def _measure(
+    denoiser: Denoiser, images: np.ndarray, per_step: int, folder: Path, options: argparse.Namespace
+) -> Costs:
+    """Costs under the rule that was asked for."""
+    costs = dpdiff.measure(
+        denoiser,
+        images,
+        seed=options.seed,
+        per_step=per_step,
+        batch_size=options.batch_size,
+        resume=folder,
+        workers=join(),
+    )
+    return costs.with_variance(options.variance) if options.variance else costs
+
+
+def _images_needed(
+    denoiser: Denoiser, images: np.ndarray, folder: Path, options: argparse.Namespace
+) -> int:
+    """Measure a few images a timestep, and learn from them how many it takes."""
+    from dpdiff import sample_size
+
+    pilot = _measure(denoiser, images, sample_size.PILOT, folder, options)
+    budgets = [steps for steps in options.steps if 1 <= steps <= pilot.T]
+    needed = sample_size.images_needed(pilot, budgets or [pilot.T], options.target_stderr)
+    chosen = min(needed, len(images))
+    print(
+        f"a pilot with {pilot.provenance['per_step']} images a timestep says: {needed} bring the "
+        f"standard errors of the best schedules to {options.target_stderr} bits/dim"
+    )
+    if chosen < needed:
+        print(f"there are only {chosen}: measuring all of them; expect larger standard errors")
+    return chosen
 
 
 def solve(options: argparse.Namespace) -> None:
@@ -67,7 +114,10 @@ def sample(options: argparse.Namespace) -> None:
         sampler=options.sampler,
         eta=options.eta,
         batch_size=options.batch_size,
+        workers=join(),
     )
+    if not join().first:
+        return
     from dpdiff.grid import save_image_grid
 
     save_image_grid(samples.numpy(), options.out)
@@ -79,6 +129,7 @@ def evaluate(options: argparse.Namespace) -> None:
     denoiser = _denoiser(options)
     images = dpdiff.images(options.data, split=options.split, shape=denoiser.shape)
     schedules = [_schedule(text, options, denoiser) for text in options.schedule]
+    _report_rounding(denoiser, images)
     from dpdiff.evaluation import score_many
 
     scores = score_many(
@@ -86,6 +137,7 @@ def evaluate(options: argparse.Namespace) -> None:
         images,
         seed=options.seed,
         batch_size=options.batch_size,
+        workers=join(),
     )
     print(f"bits/dim on {len(images)} images, and the difference to the first schedule\n")
     columns = f"{'schedule':24} {'steps':>6} {'bits/dim':>9} {'± s.e.':>8}"
@@ -119,11 +171,27 @@ def train(options: argparse.Namespace) -> None:
 
 
 def _denoiser(options: argparse.Namespace) -> Denoiser:
-    denoiser = dpdiff.load(options.model, flags=options.flags, device=options.device)
+    denoiser = dpdiff.load(options.model, flags=options.flags, device=device(options.device))
+    if options.precision != "float32" or options.compile:
+        denoiser = denoiser.with_precision(options.precision, compile=options.compile)
     rule = options.variance
     if rule is None or (rule == "optimal" and options.run in (measure, optimize)):
         return denoiser  # the optimal rule is a way to read the costs that are being measured
     return denoiser.with_variance(rule, _costs(options) if rule == "optimal" else None)
+
+
+def _report_rounding(denoiser: Denoiser, images: np.ndarray, count: int = 8) -> None:
+    """Say what reduced precision does to the bound, if the denoiser has it."""
+    if denoiser.precision == "float32":
+        return
+    from dpdiff.wrappers import rounding_effect
+
+    some = images[np.unique(np.linspace(0, len(images) - 1, count).astype(int))]
+    mean, error = rounding_effect(denoiser, some)
+    print(
+        f"{denoiser.precision} changes the bound of {min(32, denoiser.noise.T)} quadratic steps by "
+        f"{mean:+.5f} ± {error:.5f} bits/dim ({len(some)} images, the same noise)"
+    )
 
 
 def _costs(options: argparse.Namespace) -> Costs:
@@ -151,11 +219,15 @@ def _folder(path: str) -> Path:
     return folder
 
 
+def _check_budgets(budgets: Sequence[int], T: int) -> None:
+    for steps in budgets:
+        if not 1 <= steps <= T:
+            raise InputError(f"the number of steps lies in 1…{T}, got {steps}")
+
+
 def _report(costs: Costs, budgets: Sequence[int], model: str, folder: Path) -> None:
     """Write the schedules of some budgets and print what they are worth beside the baselines."""
-    for steps in budgets:
-        if not 1 <= steps <= costs.T:
-            raise InputError(f"the number of steps lies in 1…{costs.T}, got {steps}")
+    _check_budgets(budgets, costs.T)
     plan = dpdiff.solve(costs.smoothed())  # chosen on smoothed costs, reported on measured ones
     for schedule in plan.schedules(budgets):
         schedule = replace(schedule, provenance=_provenance(costs, plan, schedule, model))
@@ -166,16 +238,27 @@ def _report(costs: Costs, budgets: Sequence[int], model: str, folder: Path) -> N
         f"{costs.variance!r} (optimistic: score schedules on held-out images with `evaluate`)\n"
     )
     print(f"{'steps':>6} {'even':>10} {'quadratic':>10} {'dp':>10} {'± s.e.':>8}")
+    close = False
     for steps in sorted({*budgets, costs.T}):
-        even, quadratic = (
-            costs.score(make(costs.T, steps))[0]
-            for make in (dpdiff.Schedule.even, dpdiff.Schedule.quadratic)
-        )
-        best, error = costs.score(plan.schedule(steps))
+        best, strides = plan.schedule(steps), _strides(costs.T, steps)
+        even, quadratic = (costs.score(stride)[0] for stride in strides)
+        bits, error = costs.score(best)
+        gap, doubt = costs.difference(best, strides[quadratic < even])
+        mark = "~" if abs(gap) < 2 * doubt else ""
+        close = close or bool(mark)
         name = "all" if steps == costs.T else steps
-        print(f"{name:>6} {even:10.4f} {quadratic:10.4f} {best:10.4f} {error:8.4f}")
+        print(f"{name:>6} {even:10.4f} {quadratic:10.4f} {bits:10.4f} {error:8.4f} {mark}".rstrip())
+    if close:
+        print(
+            "\n~ dp and the better stride differ by less than two standard errors of their "
+            "difference:\n  these images cannot tell them apart; more of them may"
+        )
     fewest = plan.fewest_steps(within=0.1)
     print(f"\nfewest steps within 0.1 bits/dim of the best: {fewest}")
+
+
+def _strides(T: int, steps: int) -> tuple[Schedule, Schedule]:
+    return dpdiff.Schedule.even(T, steps), dpdiff.Schedule.quadratic(T, steps)
 
 
 def _provenance(costs: Costs, plan: Plan, schedule: Schedule, model: str) -> dict[str, Any]:

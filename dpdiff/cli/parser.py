@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -91,7 +92,16 @@ def _command(
 def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", default="digits", help="bundled name, folder or .pt file")
     command.add_argument("--flags", help="of a .pt checkpoint: JSON file, flag string or preset")
-    command.add_argument("--device", default="cpu", help="torch device")
+    command.add_argument(
+        "--device", default="cpu", help="torch device; 'cuda' is each worker's own GPU"
+    )
+    command.add_argument(
+        "--precision",
+        default="float32",
+        choices=("float32", "bf16", "fp16"),
+        help="of the network; commands that are given images say what it changes",
+    )
+    command.add_argument("--compile", action="store_true", help="use torch.compile")
     command.add_argument("--seed", type=int, default=0, help="of all noise")
     command.add_argument("--batch-size", type=int, default=256, help="examples a network call")
     _add_variance(command, "the model's own")
@@ -114,7 +124,23 @@ def _add_data(command: argparse.ArgumentParser, split: str) -> None:
 
 
 def _add_measuring(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--images", type=int, default=128, help="images a timestep is shown")
+    number = command.add_mutually_exclusive_group()
+    number.add_argument("--images", type=int, default=128, help="images a timestep is shown")
+    number.add_argument(
+        "--target-stderr",
+        type=_positive,
+        metavar="E",
+        help="let a pilot choose the images a timestep, so that the best schedules' standard "
+        "errors come down to E bits/dim",
+    )
+    command.set_defaults(steps=list(BUDGETS))
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
 
 
 def _add_budgets(command: argparse.ArgumentParser) -> None:

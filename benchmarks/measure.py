@@ -1,0 +1,193 @@
+"""Time measuring against the bare network calls of the same batches, in the same run.
+
+The network is a U-Net of CIFAR-10 size (improved-diffusion's, with learned variance and random
+weights) on T = 4,000 steps; a few timesteps stand for all, since each takes the same work. Bare
+calls and measuring take turns, and ratios are medians over the rounds. On a CPU, processor time is
+compared, which other programs do not disturb. Adds a row to ``results/measure.json``.
+
+    python benchmarks/measure.py
+    python benchmarks/measure.py --device cuda --per-step 128 --batch-size 256 --timesteps 64
+    torchrun --nproc-per-node 8 benchmarks/measure.py --device cuda …
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter, process_time
+
+import numpy as np
+import torch
+from cases import machine
+
+from dpdiff import batches, statistics, workers
+from dpdiff.denoiser import Denoiser
+from dpdiff.measurement import _Job
+from dpdiff.models.flags import Flags
+from dpdiff.models.improved_diffusion import _empty
+from dpdiff.noise import NoiseSchedule
+from dpdiff.parts import Parts, cut
+
+BLOCK = 8  # timesteps to a block on the whole grid
+RESULTS = Path(__file__).parent / "results" / "measure.json"
+
+
+def cifar_unet() -> torch.nn.Module:
+    """The published CIFAR-10 network's architecture; its weights do not matter for its speed."""
+    network = _empty(Flags.read("cifar10_hybrid")).to_empty(device="cpu")
+    torch.manual_seed(0)
+    for name, weight in network.named_parameters():
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight, std=0.02)
+        else:
+            torch.nn.init.constant_(weight, float(name.endswith("weight")))
+    return network.eval()
+
+
+class Rounds:
+    """One job, in one precision, and its parts one by one."""
+
+    def __init__(self, denoiser: Denoiser, options: argparse.Namespace, own: slice) -> None:
+        images = np.random.default_rng(0).integers(0, 256, (512, 3, 32, 32)).astype(np.uint8)
+        self.job = _Job(denoiser, images, 0, options.per_step, options.batch_size)
+        chosen = np.linspace(1, denoiser.noise.T, options.timesteps).astype(int)
+        self.chosen, self.cuda = chosen[own], denoiser.device.type == "cuda"
+        units = cut(self.chosen, self.job.unit)
+        self.calls = [call for unit in units for call in self.job._batches(unit)]
+        self.ready = [self.job._prepare(call) for call in self.calls]
+        self.inputs = [self.noised(batch) for batch in self.ready]
+        self.outputs = [batches.predict(denoiser, batch) for batch in self.ready]
+
+    def seconds(self, work: Callable[[], object]) -> float:
+        clock = perf_counter if self.cuda else process_time
+        begin = clock()
+        work()
+        if self.cuda:
+            torch.cuda.synchronize()
+        return clock() - begin
+
+    @torch.inference_mode()
+    def noised(self, batch: batches.Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `batches.predict` does before the network is called."""
+        noise, device = self.job.denoiser.noise, self.job.denoiser.device
+        f, g = (
+            torch.from_numpy(c[batch.t]).reshape(-1, 1, 1, 1).to(device) for c in (noise.f, noise.g)
+        )
+        x_t = f * batch.x0.to(device) + g * batch.noise.to(device).double()
+        return x_t.float(), torch.as_tensor(batch.t - 1, device=device)
+
+    @torch.inference_mode()
+    def bare(self) -> None:
+        for x, index in self.inputs:
+            output = self.job.denoiser.network(x, index)
+            getattr(output, "sample", output).sum().item()  # nothing may be left undone
+
+    def measuring(self) -> list:
+        return list(self.job.measured([self.chosen]))
+
+    def preparing(self) -> list:
+        return [self.job._prepare(call) for call in self.calls]
+
+    def noising(self) -> list:
+        return [self.noised(batch) for batch in self.ready]
+
+    @torch.inference_mode()
+    def summing(self) -> list:
+        """All that is made of the network's outputs."""
+        found, denoiser = [], self.job.denoiser
+        for batch, (x0, mean, v) in zip(self.ready, self.outputs, strict=True):
+            values = statistics.per_image(denoiser, batch.t, x0, mean, v)
+            values["decoder_optimal"] = statistics.optimal_decoder(
+                denoiser, x0, mean, values["mse"]
+            )
+            steps = len(np.unique(batch.t))
+            found.append(statistics.moments({k: v.cpu().numpy() for k, v in values.items()}, steps))
+        return found
+
+    def writing(self, measured: list) -> None:
+        """One finished block."""
+        unit, values = measured[0]
+        with tempfile.TemporaryDirectory() as folder:
+            Parts(Path(folder), {"model": "random"}).save(unit, values)
+
+
+def compare(denoiser: Denoiser, options: argparse.Namespace, team: workers.Workers) -> dict:
+    rounds = Rounds(denoiser, options, slice(team.rank, None, team.count))
+    parts = {
+        "images and noise": rounds.preparing,
+        "noising": rounds.noising,
+        "statistics": rounds.summing,
+    }
+    measured = rounds.measuring()  # warm
+    rounds.bare()
+    found: dict[str, list[float]] = {name: [] for name in ("bare", "measure", *parts, "blocks")}
+    wall = []
+    for _ in range(options.repeats):
+        found["bare"].append(rounds.seconds(rounds.bare))
+        team.broadcast(team.gather(None))  # all begin together
+        begin = perf_counter()
+        found["measure"].append(rounds.seconds(rounds.measuring))
+        team.broadcast(team.gather(None))
+        wall.append(perf_counter() - begin)
+        for name, work in parts.items():
+            found[name].append(rounds.seconds(work))
+        block = rounds.seconds(lambda: rounds.writing(measured))
+        found["blocks"].append(block * len(rounds.chosen) / BLOCK)
+    bare = np.array(found.pop("bare"))
+    ratios = {name: np.array(times) / bare for name, times in found.items()}
+    return {
+        "ratio_to_bare_calls": float(np.median(ratios["measure"])),
+        "ratios": [round(float(ratio), 4) for ratio in ratios["measure"]],
+        "share_of_bare_calls": {
+            name: float(np.median(ratio)) for name, ratio in ratios.items() if name != "measure"
+        },
+        "network_ms_per_image": 1e3 * float(np.median(bare)) / sum(len(t) for t, _ in rounds.calls),
+        "images_per_second_of_all_workers": options.timesteps * options.per_step / min(wall),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--per-step", type=int, default=4)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--timesteps", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--precision", nargs="+", default=["float32", "bf16"])
+    options = parser.parse_args()
+    team, device = workers.join(), workers.device(options.device)
+    noise = NoiseSchedule.cosine(4000)
+    network = cifar_unet().to(device)
+    plain = Denoiser(network, noise, variance="learned_range", shape=(3, 32, 32))
+    cuda = device.startswith("cuda")
+    about = {
+        "device": torch.cuda.get_device_name() if cuda else machine()["processor"],
+        "workers": team.count,
+        "threads": torch.get_num_threads(),
+        "clock": "wall" if cuda else "processor time",
+        "torch": torch.__version__,
+        "batch_size": options.batch_size,
+        "per_step": options.per_step,
+        "timesteps": options.timesteps,
+        "parameters": sum(weight.numel() for weight in network.parameters()),
+        "load_average": machine()["load_average_at_start"],
+    }
+    rows = []
+    for precision in options.precision:
+        denoiser = plain if precision == "float32" else plain.with_precision(precision)
+        rows.append({**about, "precision": precision, **compare(denoiser, options, team)})
+        if team.first:
+            print(json.dumps(rows[-1], indent=1), flush=True)
+    if team.first:
+        key = ("device", "workers", "precision")
+        old = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+        fresh = {tuple(row[k] for k in key) for row in rows}
+        kept = [row for row in old if tuple(row[k] for k in key) not in fresh]
+        RESULTS.write_text(json.dumps(kept + rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
