@@ -3,7 +3,7 @@
 Four schedules (even, quadratic, optimal, and optimal for the weighted cost) draw 2,000 digits each,
 ancestrally and by DDIM, with 4, 8 and 16 steps. Sample i starts from the same noise everywhere, so
 that schedules are compared pair by pair. The distances to the held-out digits go to
-``benchmarks/results/quality.json``. It takes about six minutes of one core.
+``benchmarks/results/quality.json``. It takes three to six minutes of one core.
 
 Every distance stands with its standard error, over samples and held-out digits together. Beside it
 stands its excess over the even schedule's, with the standard error of the difference: a bootstrap
