@@ -67,18 +67,17 @@ def test_sample_draws_what_the_library_draws(tmp_path):
 
 def test_evaluate_prints_what_the_library_computes(capsys):
     assert main(["evaluate", "--schedule", "even:2", "dp:2", "--variance", "optimal"]) == 0
-    lines = capsys.readouterr().out.splitlines()[1:]
+    lines = capsys.readouterr().out.splitlines()[3:]
     costs = dpdiff.load_costs("digits").with_variance("optimal")
     denoiser = dpdiff.load("digits").with_variance("optimal", costs)
     images = dpdiff.images("digits", split="test")
-    for line, schedule in zip(
-        lines,
-        (dpdiff.Schedule.even(4000, 2), dpdiff.solve(costs.smoothed()).schedule(2)),
-        strict=True,
-    ):
-        score = dpdiff.bits_per_dim(denoiser, images, schedule, progress=False)
+    schedules = dpdiff.Schedule.even(4000, 2), dpdiff.solve(costs.smoothed()).schedule(2)
+    scores = [dpdiff.bits_per_dim(denoiser, images, tau, progress=False) for tau in schedules]
+    for line, score in zip(lines, scores, strict=True):
         assert float(line.split()[2]) == pytest.approx(score.mean, abs=1e-3)
         assert float(line.split()[3]) == pytest.approx(score.stderr, abs=1e-3)
+    told = [float(word) for word in lines[1].split()[-2:]]
+    assert told == pytest.approx(scores[1].minus(scores[0]), abs=1e-3)
 
 
 def test_images_from_a_file(tmp_path):

@@ -23,18 +23,17 @@ HERE = str(Path(__file__).parent)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _preload():
-    """Let the server that forks the processes find `restarting`: then each begins at once."""
+def _surroundings():
+    """What `command` replaces comes back, and the server that forks finds `restarting`."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dpdiff, "load", dpdiff.load)
+        patch.setattr(dpdiff, "images", dpdiff.images)
         patch.setenv("PYTHONPATH", HERE + os.pathsep + os.environ.get("PYTHONPATH", ""))
         yield
 
 
 @pytest.fixture(autouse=True)
-def _put_back(monkeypatch):
-    """`command` replaces these two; here they come back after every test."""
-    monkeypatch.setattr(dpdiff, "load", dpdiff.load)
-    monkeypatch.setattr(dpdiff, "images", dpdiff.images)
+def _count_anew(monkeypatch):
     monkeypatch.setattr(SlowNetwork, "calls", 0)
 
 
@@ -85,7 +84,8 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path, undisturbe
         process.kill()
         process.join()
         kills += 1
-        assert not out.exists()
+        # Killed between its last two acts, it leaves the whole file and blocks to clear away.
+        assert not out.exists() or out.read_bytes() == undisturbed
     assert process.exitcode == 0
     assert kills >= 3
     assert out.read_bytes() == undisturbed
