@@ -6,7 +6,7 @@
   const KINDS = { even: "even", quadratic: "quadratic", dp: "optimal" };
   const LARGEST = data.gaps.dp.length; // one further stands for all steps
   const PICKS = [1, 2, 4, 8, 16, 32, 64, 128, 256, LARGEST + 1];
-  const NOISIEST = -12; // the left end of the log SNR axis
+  const NOISIEST = -10; // the left end of the log SNR axis
 
   const steps = (budget) => (budget > LARGEST ? data.T : budget);
   const count = (K) => K.toLocaleString("en") + (K === 1 ? " step" : " steps");
@@ -131,7 +131,7 @@
       add(moving, "circle", { cx: atK(K), cy: atBits(bits(kind, budget)), r: 4.5, class: "dot " + kind });
   }
 
-  const LOG = { left: 78, right: 712, row: 34, top: 6 };
+  const LOG = { left: 72, right: window.innerWidth < 720 ? 356 : 712, row: 34, top: 6 };
   const cleanest = data.log_snr[1];
   const atSnr = (x) => LOG.left + ((x - NOISIEST) / (cleanest - NOISIEST)) * (LOG.right - LOG.left);
 
@@ -140,7 +140,7 @@
       add(still, "text", { x: LOG.left - 10, y: LOG.top + LOG.row * row + 20, "text-anchor": "end" }, name));
     const floor = LOG.top + 3 * LOG.row + 4;
     add(still, "path", { d: line([[LOG.left, floor], [LOG.right, floor]]), class: "axis" });
-    ticks(still, atSnr, floor, [-12, -8, -4, 0, 4], "log SNR", true);
+    ticks(still, atSnr, floor, [-10, -5, 0, 5], "log SNR", true);
     add(still, "text", { x: LOG.left, y: floor + 34 }, "◂ noise");
     add(still, "text", { x: (LOG.left + LOG.right) / 2, y: floor + 34, "text-anchor": "middle" }, "log SNR(t)");
     add(still, "text", { x: LOG.right, y: floor + 34, "text-anchor": "end" }, "data ▸");
@@ -215,7 +215,7 @@
   /* ---- controls ---- */
 
   const slider = byId("budget"), form = document.querySelector(".explorer-controls");
-  const pictures = { map: picture("map", 356, 348), bits: picture("bits", 356, 348), steps: picture("steps", 720, 150) };
+  const pictures = { map: picture("map", 364, 348), bits: picture("bits", 364, 348), steps: picture("steps", LOG.right + 8, 150) };
   let speaking;
 
   function summary(budget) {
