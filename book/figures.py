@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "book" / "figures"
 SCORES = ROOT / "benchmarks" / "results" / "digits.json"
 BUDGETS = (256, 32, 8)
-DIGITS = 8
+DIGITS = 6
 
 
 def scores() -> tuple[dict[str, dict[str, list[float]]], float]:
@@ -38,23 +38,23 @@ def teaser() -> Path:
     plan = dpdiff.solve(dpdiff.load_costs("digits").smoothed(), max_steps=max(BUDGETS))
     found, all_bits = scores()
     full = dpdiff.Schedule(range(plan.T + 1))
-    strips = [("all {:,} steps", full, all_bits, (0, slice(1, 3)))]
+    strips = [("all {:,}", full, all_bits, (0, slice(1, 3)))]
     for row, steps in enumerate(BUDGETS, start=1):
         even, best = dpdiff.Schedule.even(plan.T, steps), plan.schedule(steps)
         for kind, schedule, place in (("even", even, slice(0, 2)), ("dp", best, slice(2, 4))):
-            text = "{} " + {"even": "even", "dp": "optimal"}[kind] + " steps"
+            text = "{} " + {"even": "even", "dp": "optimal"}[kind]
             strips.append((text, schedule, found[kind][str(steps)][0], (row, place)))
 
     plotting.use_style()
-    figure = plt.figure(figsize=(7.2, 3.5))
+    figure = plt.figure(figsize=(5.4, 3.3))
     grid = figure.add_gridspec(4, 4)
     for text, schedule, bits, place in strips:
         samples = dpdiff.sample(denoiser, schedule, n=DIGITS, seed=0)
         ax = plotting.plot_samples(samples, columns=DIGITS, ax=figure.add_subplot(grid[place]))
-        ax.set_title(f"{text.format(schedule.steps)}: {bits:.2f} bits/dim", fontsize=12.5)
+        ax.set_title(f"{text.format(schedule.steps)}: {bits:.2f} bits/dim", fontsize=11.5)
     FIGURES.mkdir(exist_ok=True)
     path = FIGURES / "teaser.png"
-    figure.savefig(path, dpi=160, metadata={"Software": None})
+    figure.savefig(path, dpi=200, metadata={"Software": None})
     return path
 
 

@@ -1,4 +1,4 @@
-"""Ask every address outside the book whether it is still there. Needs a built book and a network."""
+"""Ask every address outside the book whether it still answers. Needs a built book and a network."""
 
 from __future__ import annotations
 

@@ -41,7 +41,9 @@ def test_bits_are_those_of_the_costs(costs, plan):
         for steps in (2, 8, 37, 256):
             schedule = getattr(dpdiff.Schedule, kind)(costs.T, steps)
             assert nodes(kind, steps) == schedule.timesteps
-            assert DATA["bits"][kind][steps - 1] == pytest.approx(costs.score(schedule)[0], abs=6e-5)
+            assert DATA["bits"][kind][steps - 1] == pytest.approx(
+                costs.score(schedule)[0], abs=6e-5
+            )
     every = costs.score(dpdiff.Schedule(range(costs.T + 1)))[0]
     assert DATA["all_bits"] == pytest.approx(every, abs=6e-5)
 
@@ -68,7 +70,11 @@ def test_digits_are_drawn_by_the_schedule_beside_them(plan, sampler):
     again = MODULE["draw"](dpdiff.load("digits"), plan.schedule(5), sampler)
     levels = [
         np.array([int(c, 17) for c in text])
-        for text in (again, DATA["samples"][sampler]["dp"]["5"], DATA["samples"][sampler]["dp"]["6"])
+        for text in (
+            again,
+            DATA["samples"][sampler]["dp"]["5"],
+            DATA["samples"][sampler]["dp"]["6"],
+        )
     ]
     # Another machine may round a pixel to the next level.
     assert np.abs(levels[0] - levels[1]).max() <= 1
