@@ -38,7 +38,7 @@ def teaser() -> Path:
     plan = dpdiff.solve(dpdiff.load_costs("digits").smoothed(), max_steps=max(BUDGETS))
     found, all_bits = scores()
     full = dpdiff.Schedule(range(plan.T + 1))
-    strips = [("all {:,}", full, all_bits, (0, slice(1, 3)))]
+    strips = [("all {:,} steps", full, all_bits, (0, slice(1, 3)))]
     for row, steps in enumerate(BUDGETS, start=1):
         even, best = dpdiff.Schedule.even(plan.T, steps), plan.schedule(steps)
         for kind, schedule, place in (("even", even, slice(0, 2)), ("dp", best, slice(2, 4))):
