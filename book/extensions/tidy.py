@@ -6,7 +6,6 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-
 MENDED = {
     # Its children are no list items.
     '<div role="list" class="citation-list">': '<div class="citation-list">',
