@@ -82,10 +82,11 @@
 
   function drawMap({ moving, svg }, budget, kinds) {
     moving.replaceChildren();
+    const halos = add(moving, "g"); // under all paths, so that none hides another
     for (const kind of kinds) {
       const path = nodes(kind, budget), corners = [[atT(0), atS(0)]];
       for (let i = 1; i < path.length; i++) corners.push([atT(path[i]), atS(path[i - 1])], [atT(path[i]), atS(path[i])]);
-      add(moving, "path", { d: line(corners), class: "halo" });
+      add(halos, "path", { d: line(corners), class: "halo" });
       add(moving, "path", { d: line(corners), class: "stroke " + kind });
       if (path.length > 40) continue;
       for (let i = 1; i < path.length; i++)
