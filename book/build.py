@@ -1,4 +1,4 @@
-"""Build the HTML book: execute the lessons, fail on any warning, say where to open it.
+"""Build the HTML book: execute the lessons, fail on any warning, check the pages.
 
 The notebook cache knows a lesson's cells but not the package they import. So the build folder
 belongs to one state of the package and its requirements, and starts anew when that changes.
@@ -10,8 +10,9 @@ import hashlib
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
+
+import pages
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "_build"
@@ -37,30 +38,6 @@ def renew(key: str) -> None:
         stamp.write_text(key)
 
 
-class Images(HTMLParser):
-    """Collect the images of a page that say nothing to a screen reader."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.silent: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        alt = values.get("alt") or ""
-        if tag == "img" and (not alt.strip() or alt == values.get("src")):
-            self.silent.append(values.get("src") or "?")
-
-
-def silent_images() -> list[str]:
-    """Images in the built pages without a text alternative, as ``page: source``."""
-    found = []
-    for page in sorted(HTML.rglob("*.html")):
-        parser = Images()
-        parser.feed(page.read_text(encoding="utf-8"))
-        found += [f"{page.relative_to(HTML)}: {source}" for source in parser.silent]
-    return found
-
-
 def main() -> int:
     renew(package_key())
     command = [Path(sys.executable).parent / "jupyter-book", "build", ROOT]
@@ -69,8 +46,8 @@ def main() -> int:
         # Sphinx warns about a page only when it reads it; the next run must read all of them.
         shutil.rmtree(BUILD / ".doctrees", ignore_errors=True)
         return code
-    if silent := silent_images():
-        print("Images without alt text:", *silent, sep="\n  ", file=sys.stderr)
+    if found := pages.problems(HTML):
+        print("The pages are built, but not right:", *found, sep="\n  ", file=sys.stderr)
         return 1
     print(f"\nThe book is ready. Open {(HTML / 'index.html').as_uri()}")
     return 0

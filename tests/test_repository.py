@@ -84,6 +84,16 @@ def test_pictures_of_pages_exist_and_have_alt_text(page):
         assert (page.parent / target).exists(), target
 
 
+def test_every_claim_names_a_test_that_exists():
+    text = (ROOT / "book" / "adds.md").read_text()
+    named = re.findall(r"\[`(\w+)`\]\(\S+/(tests/\w+\.py)\)", text)
+    for name, file in named:
+        assert f"\ndef {name}(" in (ROOT / file).read_text(), f"{file}: {name}"
+    claims = re.findall(r"\n: (.*?)(?=\n\n)", text, flags=re.S)
+    assert len(claims) >= 10
+    assert all("`test_" in claim for claim in claims)
+
+
 @pytest.fixture(params=NOTEBOOKS, ids=lambda p: p.stem)
 def notebook(request):
     return json.loads(request.param.read_text())
