@@ -145,7 +145,7 @@ def compare(denoiser: Denoiser, options: argparse.Namespace, team: workers.Worke
             name: float(np.median(ratio)) for name, ratio in ratios.items() if name != "measure"
         },
         "network_ms_per_image": 1e3 * float(np.median(bare)) / sum(len(t) for t, _ in rounds.calls),
-        "images_per_second_of_all_workers": options.timesteps * options.per_step / min(wall),
+        "images_per_second_wall": options.timesteps * options.per_step / min(wall),
     }
 
 

@@ -79,7 +79,8 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path, undisturbe
         while kills and process.is_alive() and blocks_in(out) == before:
             time.sleep(0.005)  # the first kill may come before any block, the others do not
         process.join(timeout=rng.uniform(0, 0.3))
-        if process.exitcode is not None:
+        if out.exists():
+            process.join()
             break
         process.kill()
         process.join()
