@@ -2,7 +2,8 @@
 
 Schedules are chosen on the smoothed costs under the learned variance, and their bits/dim are those
 that the same costs say: the numbers of lesson 0. Scores on held-out digits are added where
-``python benchmarks/scores.py digits --every 3`` has recorded them. Sampling takes about five minutes on one core.
+``python benchmarks/scores.py digits --every 3`` has recorded them. Sampling takes about five
+minutes on one core.
 """
 
 from __future__ import annotations
