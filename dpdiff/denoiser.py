@@ -162,7 +162,7 @@ class Denoiser:
             Weights and inputs are laid out channels last. ``float32`` leaves torch's own
             settings alone, under which recent GPUs take TF32 for convolutions.
         compile : bool
-            Pass the network through ``torch.compile``.
+            Pass the network through ``torch.compile``; new batch sizes may be compiled anew.
 
         Raises
         ------

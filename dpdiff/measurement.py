@@ -60,7 +60,8 @@ def measure(
     resume : str or Path, optional
         A folder for finished blocks of the grid. Killed at any moment, and called again with
         the same arguments, the measurement goes on from there and ends with the same bits.
-        Delete the folder once the costs are saved.
+        Other arguments are refused; of the images, 256 are compared. Delete the folder once
+        the costs are saved.
     workers : Workers
         Processes to share the work with, each calling this function: see
         :func:`dpdiff.workers.join`. They must see the same ``resume`` folder. Their number
