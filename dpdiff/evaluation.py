@@ -83,7 +83,7 @@ def bits_per_dim(
 ) -> Score:
     """The negative ELBO of a schedule, edge by edge, with a network call per image and step.
 
-    For many schedules at once :func:`score_many` saves the calls that they share.
+    For many schedules at once :func:`dpdiff.evaluation.score_many` saves the calls that they share.
 
     Parameters
     ----------
@@ -152,12 +152,12 @@ def score_many(
     jobs : sequence of (Denoiser, Schedule)
         The denoisers are one model under any of its variance rules.
     images, seed, batch_size, two_node_decoder, workers, progress
-        As for :func:`bits_per_dim`.
+        As for :func:`dpdiff.bits_per_dim`.
 
     Returns
     -------
     list of Score
-        In the order of the jobs, each what :func:`bits_per_dim` gives.
+        In the order of the jobs, each what :func:`dpdiff.bits_per_dim` gives.
 
     Raises
     ------

@@ -93,7 +93,7 @@ def training_sets(
     Parameters
     ----------
     source, shape, progress
-        As in :func:`images`.
+        As in :func:`dpdiff.images`.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def training_sets(
     Raises
     ------
     InputError
-        As :func:`images`, or if there are too few images to hold one in ten out.
+        As :func:`dpdiff.images`, or if there are too few images to hold one in ten out.
 
     Examples
     --------

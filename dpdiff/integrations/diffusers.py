@@ -245,7 +245,7 @@ class AncestralScheduler(ScheduleScheduler):
         generator : torch.Generator, optional
             Of the noise.
         return_dict : bool
-            Return a :class:`StepOutput`, else the tuple ``(prev_sample, x̂_0)``.
+            Return a ``StepOutput``, else the tuple ``(prev_sample, x̂_0)``.
         """
         (t, s), x = self._jump(timestep), _at_least_float32(sample)
         denoiser = self._denoiser(model_output, sample)
