@@ -159,8 +159,20 @@ def test_every_exercise_has_a_solution(notebook):
         "".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "markdown"
     )
     exercises = re.findall(r"\{exercise\}.*\n:label: (\S+)", text)
-    assert exercises
+    assert len(exercises) >= 4
+    assert not re.search(r"\{exercise\}.*`", text)  # a title with backquotes is not parsed
     assert sorted(exercises) == sorted(re.findall(r"\{solution-start\} (\S+)", text))
+
+
+def test_every_check_accepts_a_solution_and_refuses_wrong_answers(notebook):
+    """The cells that show it run with the lesson; here, that none is missing."""
+    code = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    checks = [name for source in code for name in re.findall(r"def (check_\w+)", source)]
+    assert len(checks) >= 4
+    for name in checks:
+        others = [source for source in code if f"def {name}(" not in source]
+        assert sum(len(re.findall(rf"refuses\(\s*{name},", s)) for s in others) >= 2, name
+        assert any(re.search(rf"^{name}\(", s, flags=re.M) for s in others), name
 
 
 def test_no_file_names_a_package_registry():
