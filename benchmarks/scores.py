@@ -1,7 +1,7 @@
 """Score even, quadratic and optimal schedules of a bundled model on held-out images.
 
     python benchmarks/scores.py digits --every 3
-    python benchmarks/scores.py fashion --data FOLDER --images 256
+    torchrun --nproc-per-node 2 benchmarks/scores.py fashion --data FOLDER --images 128
 
 Schedules come from the shipped costs. Each is scored directly on the held-out images, under every
 variance rule; so are all steps, on every ``--every``-th image, and the optimal schedules are
@@ -24,8 +24,10 @@ import numpy as np
 import dpdiff
 from dpdiff.evaluation import score_many
 from dpdiff.files import replacing
+from dpdiff.workers import join
 
 BUDGETS = (8, 16, 32, 64, 128, 256)
+BATCH = 64
 SEED = 1  # not the seed of the shipped costs
 RESULTS = Path(__file__).parent / "results"
 
@@ -55,11 +57,11 @@ def main() -> None:
     images = dpdiff.images(options.data or options.model, split="test")
     images = images[: options.images or len(images)]
     ruled = {rule: denoiser.with_variance(rule, costs) for rule in costs.variances}
-    start = time.perf_counter()
+    workers, start = join(), time.perf_counter()
 
     def score(wanted: dict, shown: np.ndarray) -> dict[tuple, np.ndarray]:
         jobs = [(ruled[rule], schedule) for (rule, *_), schedule in wanted.items()]
-        scores = score_many(jobs, shown, seed=SEED, batch_size=len(shown))
+        scores = score_many(jobs, shown, seed=SEED, batch_size=BATCH, workers=workers)
         return {key: result.per_image for key, result in zip(wanted, scores, strict=True)}
 
     few, every = schedules(costs, raw=options.raw), dpdiff.Schedule(range(costs.T + 1))
@@ -81,11 +83,14 @@ def main() -> None:
         "images": len(images),
         "images_for_all_steps": len(images[:: options.every]),
         "seed": SEED,
+        "workers": workers.count,
         "minutes": round((time.perf_counter() - start) / 60, 1),
         "costs": costs.provenance,
         "dpdiff": dpdiff.__version__,
         "bits_per_dim": table,
     }
+    if not workers.first:
+        return
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{options.model}{'_raw' if options.raw else ''}.json"
     with replacing(path) as file:

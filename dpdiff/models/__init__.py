@@ -17,7 +17,7 @@ from dpdiff.errors import InputError
 from dpdiff.files import replacing
 from dpdiff.noise import NoiseSchedule
 
-BUNDLED = ("digits",)
+BUNDLED = ("digits", "fashion")
 HOME = Path(__file__).parent
 EXTRA = "dpdiff.json"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -44,11 +44,11 @@ def load(
     Parameters
     ----------
     model : str or Path
-        ``"digits"``, the bundled model; or a diffusers folder, either a pipeline with ``unet/``
-        and ``scheduler/``, or a ``UNet2DModel`` with ``scheduler_config.json`` beside its
-        config; or the id of such a folder on the Hugging Face hub, ``"owner/name"``, of which
-        only configs and safetensors are fetched; or a ``.pt`` checkpoint of improved-diffusion
-        or guided-diffusion, with its flags.
+        ``"digits"`` or ``"fashion"``, the bundled models; or a diffusers folder, either a
+        pipeline with ``unet/`` and ``scheduler/``, or a ``UNet2DModel`` with
+        ``scheduler_config.json`` beside its config; or the id of such a folder on the Hugging
+        Face hub, ``"owner/name"``, of which only configs and safetensors are fetched; or a
+        ``.pt`` checkpoint of improved-diffusion or guided-diffusion, with its flags.
     flags : mapping, str or Path, optional
         What a ``.pt`` checkpoint was trained with: a mapping, a JSON file, a flag string as in
         ``"--image_size 64 --num_channels 128 …"``, or a preset for a published model:
