@@ -190,7 +190,7 @@ def digits_classifier() -> Any:
 
     Examples
     --------
-    >>> digits_classifier().predict(data.scaled(data.images(), 17).reshape(-1, 64)[:3])
+    >>> digits_classifier().predict(data.scaled(data.images("digits"), 17).reshape(-1, 64)[:3])
     array([0, 1, 2])
     """
     from sklearn.neural_network import MLPClassifier

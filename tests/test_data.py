@@ -732,4 +732,4 @@ def test_the_command_line_brings_pictures_to_the_models_shape(tmp_path, capsys):
     source = write_pictures(tmp_path / "dark", [np.minimum(image, 16) for image in dark])
     command = ["evaluate", "--schedule", "even:2", "--data", str(source)]
     assert main(command) == 0
-    assert "(4 images)" in capsys.readouterr().out
+    assert "on 4 images" in capsys.readouterr().out

@@ -157,7 +157,7 @@ def export(options: argparse.Namespace) -> None:
     denoiser, is_file = None, Path(options.schedule).exists()
     about_model = options.model or options.flags or options.variance
     if not is_file or about_model or options.to in ABOUT_A_MODEL:
-        options.model, options.device = options.model or "digits", "cpu"
+        options.model = options.model or "digits"
         denoiser = _denoiser(options)
         schedule = _schedule(options.schedule, options, denoiser)
     else:

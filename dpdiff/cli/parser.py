@@ -68,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--flags", help="of a .pt checkpoint: JSON file, flag string or preset")
     _add_variance(command, "the model's own")
     _add_costs(command)
+    command.set_defaults(device="cpu", precision="float32", compile=False)
 
     command = _command(commands, "train", run.train, "train a model by a recipe; restartable")
     command.add_argument("recipe", help="name of the recipe: digits, fashion or cifar10")
