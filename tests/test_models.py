@@ -151,3 +151,17 @@ def test_levels_of_a_folder_are_those_it_tells(flat):
     assert dpdiff.load(flat).levels == 256
     (flat / "dpdiff.json").write_text(json.dumps({"levels": 17}))
     assert dpdiff.load(flat).levels == 17
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("thresholding", True), ("rescale_betas_zero_snr", True), ("clip_sample_range", 2.0)],
+)
+def test_settings_of_the_scheduler_are_never_overlooked(flat, name, value):
+    path = flat / "scheduler_config.json"
+    config = json.loads(path.read_text()) | {"clip_sample": True}
+    path.write_text(json.dumps(config))
+    assert dpdiff.load(flat).clip
+    path.write_text(json.dumps(config | {name: value}))
+    with pytest.raises(InputError, match=name):
+        dpdiff.load(flat)

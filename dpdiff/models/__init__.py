@@ -92,6 +92,15 @@ def load(
     ):
         if value not in known:
             raise InputError(f"{folder}: {name} {value!r} is not one of {', '.join(known)}")
+    clip = scheduler.get("clip_sample", True)
+    odd = [name for name in ("thresholding", "rescale_betas_zero_snr") if scheduler.get(name)]
+    if clip and scheduler.get("clip_sample_range", 1.0) != 1:
+        odd.append("clip_sample_range")
+    if odd:
+        raise InputError(
+            f"{folder}: its scheduler asks for {', '.join(odd)}, which a denoiser here does not "
+            "have; if the model was trained without, set its value to the default in the config"
+        )
     network = _network(unet).to(device)
     size, channels = network.config.sample_size, network.config.in_channels
     height, width = (size, size) if isinstance(size, int) else size
@@ -102,7 +111,7 @@ def load(
         variance=VARIANCES[variance],
         shape=(channels, height, width),
         levels=extra.get("levels", 256),
-        clip=scheduler.get("clip_sample", True),
+        clip=clip,
     )
 
 
