@@ -27,7 +27,7 @@ from dpdiff.files import replacing
 from dpdiff.workers import join
 
 BUDGETS = (8, 16, 32, 64, 128, 256)
-BATCH = 64
+BATCH = 32
 SEED = 1  # not the seed of the shipped costs
 RESULTS = Path(__file__).parent / "results"
 
