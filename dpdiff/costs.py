@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
-import zipfile
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from dpdiff import chebyshev, uncertainty
+from dpdiff import archive, chebyshev, uncertainty
 from dpdiff.elbo import VARIANCES
 from dpdiff.envelope import Lines
 from dpdiff.errors import InputError
-from dpdiff.files import replacing
 from dpdiff.noise import NoiseSchedule
 from dpdiff.schedule import Schedule
 from dpdiff.smoothing import local_linear
@@ -306,12 +302,7 @@ class Costs:
             "variance": self.variance,
             "provenance": self.provenance,
         }
-        buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer, about=json.dumps(about), betas=self.noise.betas, **self.statistics
-        )
-        with replacing(path) as file:
-            file.write(buffer.getvalue())
+        archive.write(path, about, {"betas": self.noise.betas, **self.statistics})
 
     @classmethod
     def load(cls, path: str | Path) -> Costs:
@@ -322,16 +313,6 @@ class Costs:
         InputError
             If the file is missing, truncated, not such a file, or of another version.
         """
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-            about = json.loads(str(arrays.pop("about")))
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path} cannot be read as a costs file: {error}") from error
-        if about.get("format") != FORMAT or about.get("version") != VERSION:
-            raise InputError(
-                f"{path} is {about.get('format')} version {about.get('version')}; "
-                f"this dpdiff reads {FORMAT} version {VERSION}"
-            )
+        about, arrays = archive.read(path, FORMAT, VERSION)
         noise = NoiseSchedule(arrays.pop("betas"))
         return cls(noise, tuple(about["shape"]), about["variance"], arrays, about["provenance"])
