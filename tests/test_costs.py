@@ -193,3 +193,9 @@ def test_costs_of_another_model_are_refused(toy, costs):
 def test_schedule_of_another_grid_is_refused(costs):
     with pytest.raises(InputError, match="T = 10"):
         costs.edges(Schedule([0, 10]))
+
+
+def test_a_schedule_of_one_step_is_the_decoder_alone(costs):
+    (edge,) = costs.edges(Schedule([0, costs.T]))
+    assert edge == costs.decoder_costs[-1]
+    assert np.isfinite(costs.score(Schedule([0, costs.T]))).all()
