@@ -47,9 +47,7 @@ def every_step(costs: Costs) -> dpdiff.Schedule:
 
 def bits(costs: Costs, schedule: dpdiff.Schedule) -> float:
     """Bits/dim by the costs, to four decimals."""
-    one = schedule.steps == 1  # the decoder's jump alone
-    nats = costs.decoder_costs[costs.T] if one else costs.edges(schedule).sum()
-    return round(float(costs.bits_per_dim(nats)), 4)
+    return round(costs.score(schedule)[0], 4)
 
 
 def gaps(schedule: dpdiff.Schedule) -> list[int]:

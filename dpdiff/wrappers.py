@@ -135,9 +135,6 @@ def rounding_effect(denoiser: Denoiser, images: np.ndarray, steps: int = 32) -> 
     original = replace(denoiser, network=denoiser.network.original)
     schedule = Schedule.quadratic(denoiser.noise.T, min(steps, denoiser.noise.T))
     reduced, full = (
-        bits_per_dim(model, images, schedule, progress=False).per_image
-        for model in (denoiser, original)
+        bits_per_dim(model, images, schedule, progress=False) for model in (denoiser, original)
     )
-    change = reduced - full
-    stderr = change.std(ddof=1) / len(change) ** 0.5 if len(change) > 1 else float("nan")
-    return float(change.mean()), float(stderr)
+    return reduced.minus(full)
