@@ -11,7 +11,7 @@ from time import perf_counter
 import numpy as np
 from cases import LineCosts, random_table, timed
 
-from dpdiff.plan import solve
+from dpdiff.solvers.plan import solve
 
 
 def peak() -> int:

@@ -12,7 +12,7 @@ from time import perf_counter
 import numpy as np
 from numba import config, njit
 
-from dpdiff.envelope import Lines
+from dpdiff.solvers.envelope import Lines
 
 VARIANCES = ("small", "large", "learned_range", "optimal")
 DIMS = 3072

@@ -23,13 +23,15 @@ import numpy as np
 import torch
 from cases import machine
 
-from dpdiff import batches, statistics, workers
+from dpdiff import batches
+from dpdiff.costs import statistics
+from dpdiff.runtime import workers
 from dpdiff.denoiser import Denoiser
-from dpdiff.measurement import _Job
+from dpdiff.costs.measurement import _Job
 from dpdiff.models.flags import Flags
 from dpdiff.models.improved_diffusion import _empty
 from dpdiff.noise import NoiseSchedule
-from dpdiff.parts import Parts, cut
+from dpdiff.runtime.checkpoints import Parts, cut
 
 BLOCK = 8  # timesteps to a block on the whole grid
 RESULTS = Path(__file__).parent / "results" / "measure.json"

@@ -21,7 +21,7 @@ import torch
 
 import dpdiff
 from dpdiff.data import scaled
-from dpdiff.files import replacing
+from dpdiff.runtime.files import replacing
 from dpdiff.quality import digit_features, frechet_distance, kernel_distance
 
 BUDGETS = (4, 8, 16)

@@ -28,7 +28,7 @@ from cases import machine
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 import dpdiff
-from dpdiff.files import replacing
+from dpdiff.runtime.files import replacing
 from dpdiff.integrations.diffusers import AncestralScheduler
 from dpdiff.models import improved_diffusion
 from dpdiff.models.flags import Flags

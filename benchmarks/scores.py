@@ -23,8 +23,8 @@ import numpy as np
 
 import dpdiff
 from dpdiff.evaluation import score_many
-from dpdiff.files import replacing
-from dpdiff.workers import join
+from dpdiff.runtime.files import replacing
+from dpdiff.runtime.workers import join
 
 BUDGETS = (8, 16, 32, 64, 128, 256)
 BATCH = 32

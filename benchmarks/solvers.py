@@ -28,8 +28,8 @@ from cases import (
     timed,
 )
 
-from dpdiff import dp
-from dpdiff.plan import solve
+from dpdiff.solvers import reference
+from dpdiff.solvers.plan import solve
 
 HERE = Path(__file__).parent
 MEASURED = 256  # the budgets for which the slow methods are run; beyond, a multiple of that

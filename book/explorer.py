@@ -15,7 +15,7 @@ import numpy as np
 
 import dpdiff
 from dpdiff.costs import Costs
-from dpdiff.files import replacing
+from dpdiff.runtime.files import replacing
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "book" / "static" / "explorer-data.js"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpdiff.errors import InputError
-from dpdiff.files import replacing
+from dpdiff.runtime.files import replacing
 
 if TYPE_CHECKING:
     from dpdiff.noise import NoiseSchedule
@@ -83,6 +83,11 @@ class Schedule:
     def jumps(self) -> tuple[tuple[int, int], ...]:
         """The edges ``(t, s)`` of the path, from the data's end upwards."""
         return tuple((t, s) for s, t in pairwise(self.timesteps))
+
+    def check_end(self, T: int) -> None:
+        """Refuse to be used on a grid of another length."""
+        if self.T != T:
+            raise InputError(f"the schedule ends at {self.T}, the training grid at T = {T}")
 
     @classmethod
     def even(cls, T: int, steps: int) -> Schedule:
@@ -168,8 +173,7 @@ class Schedule:
         >>> [round(sigma, 3) for sigma in sigmas]
         [157.407, 1.234, 0.0]
         """
-        if noise.T != self.T:
-            raise InputError(f"the schedule ends at {self.T}, the noise schedule at {noise.T}")
+        self.check_end(noise.T)
         if zero not in ("append", "none"):
             raise InputError(f"zero is 'append' or 'none', got {zero!r}")
         if noise.f[self.T] == 0:

@@ -9,7 +9,7 @@ import pytest
 
 import dpdiff
 from dpdiff.cli import main
-from dpdiff.grid import image_grid
+from dpdiff.plotting.image_grid import image_grid
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 import dpdiff.batches
-from dpdiff import draws
+from dpdiff.runtime import random_streams
 from dpdiff.costs import Costs
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.evaluation import bits_per_dim
-from dpdiff.measurement import measure
+from dpdiff.costs.measurement import measure
 from dpdiff.noise import NoiseSchedule
-from dpdiff.plan import solve
+from dpdiff.solvers.plan import solve
 from dpdiff.schedule import Schedule
 
 

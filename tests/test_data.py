@@ -21,9 +21,9 @@ from dpdiff.data.lazy import CHUNK, Lazy
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.evaluation import bits_per_dim
-from dpdiff.measurement import measure, prior_costs
+from dpdiff.costs.measurement import measure, prior_costs
 from dpdiff.noise import NoiseSchedule
-from dpdiff.recipes import RECIPES, build_network
+from dpdiff.training.recipes import RECIPES, build_network
 from dpdiff.schedule import Schedule
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import dpdiff
 from dpdiff import models
-from dpdiff.measurement import _Job
+from dpdiff.costs.measurement import _Job
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "digits.json"
 BUDGETS = ("8", "16", "32", "64", "128", "256")

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpdiff import dp
+from dpdiff.solvers import reference
 from dpdiff.errors import InputError
-from dpdiff.plan import solve
-from dpdiff.sweep import MARGIN, WIDEST, Sweep, last_jump
+from dpdiff.solvers.plan import solve
+from dpdiff.solvers.sweep import MARGIN, WIDEST, Sweep, last_jump
 
 METHODS = ["reference", "sweep", "sweep32"]
 

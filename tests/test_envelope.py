@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpdiff import dp
-from dpdiff.envelope import Envelope, Lines, envelope_rows
+from dpdiff.solvers import reference
+from dpdiff.solvers.envelope import Envelope, Lines, envelope_rows
 from dpdiff.errors import InputError
-from dpdiff.plan import solve
+from dpdiff.solvers.plan import solve
 
 
 class LineCosts:

@@ -12,7 +12,7 @@ import torch
 
 import dpdiff
 from dpdiff import models
-from dpdiff.recipes import RECIPES, build_network
+from dpdiff.training.recipes import RECIPES, build_network
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "benchmarks" / "results" / "fashion.json"

@@ -8,9 +8,9 @@ import torch
 
 from dpdiff.denoiser import Denoiser
 from dpdiff.evaluation import bits_per_dim
-from dpdiff.measurement import measure
+from dpdiff.costs.measurement import measure
 from dpdiff.noise import NoiseSchedule
-from dpdiff.plan import solve
+from dpdiff.solvers.plan import solve
 from dpdiff.sampling import sample
 from dpdiff.schedule import Schedule
 

@@ -6,7 +6,7 @@ import torch
 
 from dpdiff.denoiser import Denoiser
 from dpdiff.evaluation import bits_per_dim
-from dpdiff.measurement import prior_costs
+from dpdiff.costs.measurement import prior_costs
 from dpdiff.noise import NoiseSchedule
 from dpdiff.schedule import Schedule
 
@@ -26,7 +26,7 @@ def replay(golden, monkeypatch):
     def noise(seed, t, rows, shape):
         return golden["noise"][at[t]][rows]
 
-    monkeypatch.setattr("dpdiff.draws.gaussian", noise)
+    monkeypatch.setattr("dpdiff.runtime.random_streams.gaussian", noise)
 
     def build(clip: bool) -> Denoiser:
         return Denoiser(

@@ -98,7 +98,7 @@ def test_bound_of_the_loaded_network_equals_the_reference(golden, tiny, monkeypa
     """
     at = {int(t): i for i, t in enumerate(golden["path"][1:])}
     monkeypatch.setattr(
-        "dpdiff.draws.gaussian", lambda seed, t, rows, shape: golden["noise"][at[t]][rows]
+        "dpdiff.runtime.random_streams.gaussian", lambda seed, t, rows, shape: golden["noise"][at[t]][rows]
     )
     denoiser = copy.copy(tiny)
     object.__setattr__(denoiser, "clip", clip)

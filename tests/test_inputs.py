@@ -15,7 +15,7 @@ from dpdiff.data import check
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.evaluation import bits_per_dim
-from dpdiff.measurement import measure
+from dpdiff.costs.measurement import measure
 from dpdiff.noise import NoiseSchedule
 from dpdiff.schedule import Schedule
 

@@ -13,7 +13,8 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler
 
 import dpdiff
-from dpdiff import InputError, Schedule, draws, models
+from dpdiff import InputError, Schedule, models
+from dpdiff.runtime import random_streams
 from dpdiff.integrations import snippets
 from dpdiff.integrations.diffusers import AncestralScheduler, UnevenDDIMScheduler
 from dpdiff.noise import NoiseSchedule

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dpdiff
-from dpdiff.constraints import Constrained
+from dpdiff.solvers.constraints import Constrained
 from dpdiff.errors import InputError
-from dpdiff.plan import solve
+from dpdiff.solvers.plan import solve
 from dpdiff.schedule import Schedule
 
 SQUARES = np.subtract.outer(np.arange(7), np.arange(7)) ** 2.0

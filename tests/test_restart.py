@@ -14,8 +14,8 @@ from restarting import IMAGES, SlowNetwork, T, command, toy
 
 import dpdiff
 from dpdiff.errors import InputError
-from dpdiff.measurement import measure
-from dpdiff.parts import blocks, cut, locked
+from dpdiff.costs.measurement import measure
+from dpdiff.runtime.checkpoints import blocks, cut, locked
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["restarting"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dpdiff import draws
+from dpdiff.runtime import random_streams
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule

@@ -5,8 +5,8 @@ import pytest
 
 from dpdiff.costs import Costs
 from dpdiff.noise import NoiseSchedule
-from dpdiff.plan import solve
-from dpdiff.smoothing import local_linear
+from dpdiff.solvers.plan import solve
+from dpdiff.costs.smoothing import local_linear
 
 T = 1000
 NOISE = NoiseSchedule.linear(T)

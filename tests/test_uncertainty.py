@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import dpdiff
-from dpdiff import statistics
+from dpdiff.costs import statistics
 from dpdiff.cli import main
 from dpdiff.costs import Costs
 from dpdiff.denoiser import Denoiser

@@ -13,7 +13,7 @@ from dpdiff.cli import main
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.evaluation import bits_per_dim
-from dpdiff.measurement import measure
+from dpdiff.costs.measurement import measure
 from dpdiff.noise import NoiseSchedule
 from dpdiff.sampling import sample
 from dpdiff.schedule import Schedule

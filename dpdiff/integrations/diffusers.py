@@ -22,15 +22,12 @@ from torch import Tensor
 
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
-from dpdiff.models import PREDICTS, VARIANCES
+from dpdiff.models.vocabulary import PREDICTION_TYPES, VARIANCE_TYPES, their_word
 from dpdiff.noise import NoiseSchedule
-from dpdiff.sampling import ancestral_move, ddim_move
+from dpdiff.sampling import ancestral, ddim
 from dpdiff.schedule import Schedule
 
-RULES = VARIANCES | {"optimal": "optimal"}
-# The other way round, each of our words has one of diffusers'.
-PREDICTION_TYPES = {ours: theirs for theirs, ours in PREDICTS.items()}
-VARIANCE_TYPES = {"small": "fixed_small", "large": "fixed_large"}
+RULES = VARIANCE_TYPES | {"optimal": "optimal"}
 
 
 @dataclass
@@ -59,8 +56,8 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
         What the network estimates.
     variance_type : str
         ``fixed_small``, ``fixed_large``, ``learned_range`` or ``optimal``.
-    mse : sequence of float, optional
-        m(t) at ``τ_1 … τ_K``, which ``optimal`` needs.
+    error : sequence of float, optional
+        m(t)/D at ``τ_1 … τ_K``, which ``optimal`` needs.
     clip_sample : bool
         Clip x̂_0 to [-1, 1].
     clip_sample_range, thresholding, rescale_betas_zero_snr
@@ -86,7 +83,7 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
         trained_betas: Sequence[float] | None = None,
         prediction_type: str = "epsilon",
         variance_type: str = "fixed_small",
-        mse: Sequence[float] | None = None,
+        error: Sequence[float] | None = None,
         clip_sample: bool = True,
         clip_sample_range: float = 1.0,
         thresholding: bool = False,
@@ -100,27 +97,24 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
         self.register_to_config(schedule=list(schedule.timesteps))
         self.noise = NoiseSchedule.from_diffusers(self.config)
         self._check(variance_type, prediction_type)
-        self._mse = None
+        self._error = None
         if variance_type == "optimal":
-            self._mse = np.full(self.noise.T + 1, np.nan)
-            self._mse[list(schedule.timesteps[1:])] = mse
+            self._error = np.full(self.noise.T + 1, np.nan)
+            self._error[list(schedule.timesteps[1:])] = error
         self.set_timesteps(schedule.steps)
 
     def _check(self, variance_type: str, prediction_type: str) -> None:
         settings = self.config
-        if self.schedule.T != self.noise.T:
-            raise InputError(
-                f"the schedule ends at {self.schedule.T}, the model's T is {self.noise.T}"
-            )
+        self.schedule.check_end(self.noise.T)
         for name, value, known in (
             ("variance_type", variance_type, RULES),
-            ("prediction_type", prediction_type, PREDICTS),
+            ("prediction_type", prediction_type, PREDICTION_TYPES),
         ):
             if value not in known:
                 raise InputError(f"{name} is one of {', '.join(known)}; got {value!r}")
-        if variance_type == "optimal" and len(settings.mse or ()) != self.schedule.steps:
+        if variance_type == "optimal" and len(settings.error or ()) != self.schedule.steps:
             raise InputError(
-                "the optimal variance needs m(t) at each of the schedule's steps; measure the "
+                "the optimal variance needs m(t)/D at each of the schedule's steps; measure the "
                 'costs and use from_denoiser(denoiser.with_variance("optimal", costs), schedule)'
             )
         plain = not (settings.thresholding or settings.rescale_betas_zero_snr)
@@ -147,9 +141,9 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
             schedule=schedule.timesteps,
             num_train_timesteps=denoiser.noise.T,
             trained_betas=denoiser.noise.betas.tolist(),
-            prediction_type=PREDICTION_TYPES[denoiser.predicts],
-            variance_type=VARIANCE_TYPES.get(denoiser.variance, denoiser.variance),
-            mse=denoiser.mse[list(schedule.timesteps[1:])].tolist() if optimal else None,
+            prediction_type=their_word(PREDICTION_TYPES, denoiser.predicts),
+            variance_type=their_word(VARIANCE_TYPES, denoiser.variance),
+            error=denoiser.error[list(schedule.timesteps[1:])].tolist() if optimal else None,
             clip_sample=denoiser.clip,
         )
 
@@ -193,12 +187,12 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
         return Denoiser(
             lambda x, index: output,
             self.noise,
-            predicts=PREDICTS[self.config.prediction_type],
+            predicts=PREDICTION_TYPES[self.config.prediction_type],
             variance=rule,
             shape=tuple(sample.shape[1:]),
             clip=self.config.clip_sample,
-            network_variance="learned_range" if learned else "small",
-            mse=self._mse,
+            outputs_variance=learned,
+            error=self._error,
         )
 
     def __len__(self) -> int:
@@ -251,7 +245,7 @@ class AncestralScheduler(ScheduleScheduler):
         denoiser = self._denoiser(model_output, sample)
         prediction = denoiser(x, t)
         noise = _noise(x, generator) if s > 0 else x.new_zeros(())
-        moved = ancestral_move(denoiser, prediction, x, t, s, noise)
+        moved = ancestral(denoiser, prediction, x, t, s, noise)
         return _output(sample, moved, prediction.x0, return_dict)
 
 
@@ -295,7 +289,7 @@ class UnevenDDIMScheduler(ScheduleScheduler):
         denoiser = self._denoiser(model_output, sample)
         prediction = denoiser(x, t)
         noise = _noise(x, generator) if eta > 0 and s > 0 else x.new_zeros(())
-        moved = ddim_move(denoiser, prediction, x, t, s, noise, eta)
+        moved = ddim(denoiser, prediction, x, t, s, noise, eta)
         return _output(sample, moved, prediction.x0, return_dict)
 
 

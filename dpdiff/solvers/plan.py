@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from dpdiff import dp
-from dpdiff.envelope import Envelope
 from dpdiff.errors import InputError
 from dpdiff.schedule import Schedule
-from dpdiff.sweep import Sweep
+from dpdiff.solvers.envelope import Envelope
+from dpdiff.solvers.protocols import JumpCosts, Solver, Unit, as_costs
+from dpdiff.solvers.reference import Reference, backward
+from dpdiff.solvers.sweep import Sweep
 
 METHODS = ("auto", "sweep", "sweep32", "envelope", "reference")
 
@@ -64,7 +65,7 @@ def solve(costs: Any, max_steps: int | None = None, method: str = "auto") -> Pla
     """
     if method not in METHODS:
         raise InputError(f"method is one of {', '.join(METHODS)}, got {method!r}")
-    costs = costs if hasattr(costs, "rows") else dp.Table(costs)
+    costs = as_costs(costs)
     limit = costs.T if max_steps is None else whole_number(max_steps, "max_steps")
     if not 1 <= limit <= costs.T:
         raise InputError(f"max_steps lies in 1…{costs.T}, the length of the grid; got {limit}")
@@ -74,6 +75,15 @@ def solve(costs: Any, max_steps: int | None = None, method: str = "auto") -> Pla
     if method == "auto":
         method = "envelope" if has_lines else "sweep"
     return Plan(costs, limit, method)
+
+
+def _solver(costs: JumpCosts, max_steps: int, method: str) -> Solver:
+    if method == "reference":
+        return Reference(costs.rows, costs.T, max_steps)
+    if method == "envelope":
+        return Envelope(costs.lines(), max_steps)
+    dtype = np.float32 if method == "sweep32" else np.float64
+    return Sweep(costs.rows, costs.T, max_steps, dtype)
 
 
 class Plan:
@@ -90,38 +100,26 @@ class Plan:
     totals : (max_steps+1,) float64 array
         ``totals[K]`` is the least cost of a schedule with K steps, infinite where there is none;
         ``totals[0]`` is infinite.
+    unit : Unit
+        What the totals are shown in, such as bits/dim.
     """
 
-    def __init__(self, costs: Any, max_steps: int, method: str) -> None:
+    def __init__(self, costs: JumpCosts, max_steps: int, method: str) -> None:
         self._costs = costs
         self.T: int = costs.T
+        self.unit: Unit = costs.unit
         self.max_steps = max_steps
         self.method = method
-        if method == "reference":
-            self._table = dp.Reference(costs.rows, self.T, max_steps)
-        elif method == "envelope":
-            self._table = Envelope(costs.lines(), max_steps)
-        else:
-            dtype = np.float32 if method == "sweep32" else np.float64
-            self._table = Sweep(costs.rows, self.T, max_steps, dtype)
-        self.totals = self._table.totals
+        self._solver = _solver(costs, max_steps, method)
+        self.totals = self._solver.totals
 
     def __repr__(self) -> str:
         return f"Plan(T={self.T}, max_steps={self.max_steps}, method={self.method!r})"
 
     @property
-    def bits_per_dim(self) -> np.ndarray:
-        """The totals in bits per dimension, the prior's term included.
-
-        Raises
-        ------
-        InputError
-            If the plan was made from a bare array, whose unit nobody knows.
-        """
-        convert = getattr(self._costs, "bits_per_dim", None)
-        if convert is None:
-            raise InputError("costs given as a bare array have no unit: use plan.totals")
-        return convert(self.totals)
+    def values(self) -> np.ndarray:
+        """The totals in ``unit``: of measured costs, bits/dim with the prior's term included."""
+        return self.unit(self.totals)
 
     def schedule(self, steps: int) -> Schedule:
         """The best schedule with a given number of steps.
@@ -148,7 +146,7 @@ class Plan:
                 raise InputError(f"the number of steps lies in 1…{self.max_steps}, got {steps}")
             if not self.totals[steps] < np.inf:
                 raise InputError(f"no schedule has {steps} steps: every such path is forbidden")
-        return [Schedule(tuple(nodes)) for nodes in self._table.paths(checked)]
+        return [Schedule(tuple(nodes)) for nodes in self._solver.paths(checked)]
 
     def fewest_steps(self, within: float = 0.1) -> int:
         """The smallest budget whose cost is close to the best of all budgets.
@@ -156,7 +154,7 @@ class Plan:
         Parameters
         ----------
         within : float
-            The allowance: bits per dimension, or the costs' own unit for a bare array.
+            The allowance, in ``unit``.
 
         Examples
         --------
@@ -166,15 +164,14 @@ class Plan:
         """
         if not within >= 0:
             raise InputError(f"an allowance is zero or more, got {within}")
-        scale = self.bits_per_dim if hasattr(self._costs, "bits_per_dim") else self.totals
-        if not scale.min() < np.inf:
+        if not self.values.min() < np.inf:
             raise InputError("no schedule reaches T: every path is forbidden")
-        return int(np.argmax(scale <= scale.min() + within))
+        return int(np.argmax(self.values <= self.values.min() + within))
 
     @cached_property
     def forward(self) -> np.ndarray:
         """``C[k, t]``: the least cost of getting from 0 to t in k jumps, (max_steps+1, T+1)."""
-        return self._table.forward()
+        return self._solver.forward()
 
     @cached_property
     def backward(self) -> np.ndarray:
@@ -183,7 +180,7 @@ class Plan:
         ``forward[k, t] + backward[K-k, t]`` is the least cost of a K-step path whose k-th node
         is t, and its minimum over t is ``totals[K]`` for every k.
         """
-        return dp.backward(self._costs.rows, self.T, self.max_steps)
+        return backward(self._costs.rows, self.T, self.max_steps)
 
 
 def whole_number(value: Any, name: str) -> int:

@@ -11,14 +11,15 @@ before, so the processor takes many budgets in one instruction.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import islice
 
 import numpy as np
 from numba import config, njit
 
-from dpdiff.dp import BLOCK, Rows, checked
+from dpdiff.solvers.protocols import Rows, checked
+from dpdiff.solvers.reference import BLOCK
 
 LOOKAHEAD = 2  # blocks of costs made before they are used
 SOURCES = 128  # rows of the table that a block reads before it writes; a multiple of 4
@@ -194,7 +195,7 @@ class Sweep:
             table[k, k:] = self.column(k)[k:]
         return table
 
-    def paths(self, budgets: list[int]) -> list[list[int]]:
+    def paths(self, budgets: Sequence[int]) -> list[list[int]]:
         """The nodes 0 … T of the best paths with these numbers of steps, which must exist."""
         return [self._path(steps) for steps in budgets]
 
@@ -203,21 +204,27 @@ class Sweep:
         for k in range(steps, 0, -1):
             t = nodes[-1]
             costs = self.rows(t, t + 1)[0, :t].astype(self.strips.dtype)
-            nodes.append(last_jump(self.column(k - 1), costs, self.column(k)[t]))
+            nodes.append(last_jump(self.column(k - 1), costs, self.column(k)[t], k - 1))
         return nodes[::-1]
 
 
 @njit(nogil=True, cache=True)
-def last_jump(before, costs, total):
-    """The largest s with ``before[s] + costs[s] <= total``.
+def last_jump(before, costs, total, first):
+    """The largest s ≥ ``first`` at which ``before[s] + costs[s]`` is least.
 
-    Looking from the shortest jump upwards settles ties, needs no stored origins, and is cheap:
-    the jumps of a path add up to T, so that a whole path takes T trials.
+    ``total`` is what that least value should be, so the search, from the shortest jump upwards,
+    ends where it is met: the jumps of a path add up to T, and a whole path takes T trials. Rows
+    that are not the same to the last bit when they are made again, such as a matrix product's,
+    may miss it; then all are tried.
     """
-    for s in range(len(costs) - 1, -1, -1):
-        if before[s] + costs[s] <= total:
+    best, place = np.inf, -1
+    for s in range(len(costs) - 1, first - 1, -1):
+        bid = before[s] + costs[s]
+        if bid <= total:
             return s
-    return -1
+        if bid < best:
+            best, place = bid, s
+    return place
 
 
 @njit(nogil=True, cache=True)
@@ -229,7 +236,7 @@ def _descend(strips, width, costs, rough, start, nodes, left, sums):
                 strip, place = divmod(left[i] - 1, width)
                 table = strips[strip]
                 before, total = table[:, MARGIN + place - 1], table[t, MARGIN + place]
-                nodes[i] = last_jump(before, rough[t - start, :t], total)
+                nodes[i] = last_jump(before, rough[t - start, :t], total, left[i] - 1)
                 left[i] -= 1
                 sums[i] += costs[t - start, nodes[i]]
 

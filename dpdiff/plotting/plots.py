@@ -16,10 +16,8 @@ from matplotlib.ticker import NullLocator
 
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
+from dpdiff.plotting.style import COSTS, INK, look, styled
 from dpdiff.schedule import Schedule
-from dpdiff.style import COLOURS, COSTS, INK, LABELS, look, styled, use_style
-
-__all__ = ["COLOURS", "LABELS", "plot_bits", "plot_path", "plot_samples", "plot_steps", "use_style"]
 
 
 def _new_axes(width: float, height: float) -> Axes:
@@ -120,7 +118,7 @@ def plot_steps(
         color = look(name)["color"]
         ax.hlines(row, place.min(), place.max(), color=color, linewidth=0.8)
         ax.plot(place, np.full(len(place), row), "|", color=color, markersize=15, markeredgewidth=2)
-    rows = [f"{LABELS.get(name, name)}, {s.steps} steps" for name, s in schedules.items()]
+    rows = [f"{look(name)['label']}, {s.steps} steps" for name, s in schedules.items()]
     ax.set_yticks(range(len(rows)), rows)
     ax.set_ylim(len(rows) - 0.4, -0.6)
     if np.isfinite(nearest):

@@ -6,21 +6,17 @@ import copy
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from dpdiff.errors import InputError
-from dpdiff.workers import environment_rank
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from dpdiff.denoiser import Denoiser
+from dpdiff.runtime.workers import environment_rank
 
 Network = Callable[[Tensor, Tensor], Any]
+Model = TypeVar("Model")  # a dataclass with a field "network"
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -36,7 +32,7 @@ class Wrapped:
         return getattr(self.original, name)
 
 
-class Cast(Wrapped):
+class InPrecision(Wrapped):
     """A network under autocast, channels last, and compiled on demand.
 
     Parameters
@@ -73,7 +69,7 @@ class Cast(Wrapped):
         return getattr(output, "sample", output).float()
 
 
-class Sparing(Wrapped):
+class HalvingBatches(Wrapped):
     """A network that is given half as many examples at a time whenever memory runs out."""
 
     def __init__(self, original: Network) -> None:
@@ -107,34 +103,6 @@ class Sparing(Wrapped):
         self.limit = size // 2
 
 
-def sparing(denoiser: Denoiser) -> Denoiser:
+def halving_batches(denoiser: Model) -> Model:
     """The same denoiser, its network called with fewer examples once memory has run out."""
-    return replace(denoiser, network=Sparing(denoiser.network))
-
-
-def rounding_effect(denoiser: Denoiser, images: np.ndarray, steps: int = 32) -> tuple[float, float]:
-    """How much the reduced precision of a denoiser changes its bound.
-
-    Parameters
-    ----------
-    denoiser : Denoiser
-        As :meth:`dpdiff.Denoiser.with_precision` returns it.
-    images : ndarray, shape (N, ...)
-        A few images.
-    steps : int
-        Of the quadratic schedule that it is scored on in both precisions, with the same noise.
-
-    Returns
-    -------
-    mean, stderr : float
-        Of the difference to the network as it was loaded, image by image, in bits/dim.
-    """
-    from dpdiff.evaluation import bits_per_dim
-    from dpdiff.schedule import Schedule
-
-    original = replace(denoiser, network=denoiser.network.original)
-    schedule = Schedule.quadratic(denoiser.noise.T, min(steps, denoiser.noise.T))
-    reduced, full = (
-        bits_per_dim(model, images, schedule, progress=False) for model in (denoiser, original)
-    )
-    return reduced.minus(full)
+    return replace(denoiser, network=HalvingBatches(denoiser.network))

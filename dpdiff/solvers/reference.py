@@ -1,31 +1,15 @@
-r"""The shortest path with exactly K edges, for every K: a reference and a fast sweep.
-
-Everything here works on costs ``L[t, s]`` of a jump between the nodes ``s < t`` of ``0 … T`` and
-on the table
-
-.. math:: C[k, t] = \min_{s < t} C[k - 1, s] + L[t, s], \qquad C[0, 0] = 0,
-
-where ``C[k, t]`` is the least cost of a path from 0 to t with exactly k jumps. What the costs mean
-is none of this module's business. They may be infinite (a forbidden jump), but neither NaN nor
-minus infinity.
-
-Among paths of equal cost the one with the **shortest last jump** (the largest s) is taken, and so
-on down the path.
-"""
+"""The recursion as one writes it on a blackboard, and the same from the other end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numba import njit
 
-from dpdiff.errors import InputError
+from dpdiff.solvers.protocols import Rows, checked
 
 BLOCK = 64  # rows of the costs made and used together
-
-Rows = Callable[[int, int], np.ndarray]
 
 
 def reference(costs: np.ndarray, max_steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -66,47 +50,14 @@ def reference(costs: np.ndarray, max_steps: int) -> tuple[np.ndarray, np.ndarray
     return best, origin
 
 
-class Table:
-    """A bare array ``L[t, s]`` as costs."""
-
-    def __init__(self, table: Any) -> None:
-        try:
-            self.table = np.asarray(table)
-            numeric = self.table.dtype.kind in "fiub"
-        except (TypeError, ValueError):
-            numeric = False
-        if not numeric or self.table.ndim != 2 or len(set(self.table.shape)) != 1:
-            what = f"an array of shape {np.shape(table)}" if numeric else type(table).__name__
-            raise InputError(f"costs are a square array of real numbers L[t, s], got {what}")
-        self.T = len(self.table) - 1
-        if self.T < 1:
-            raise InputError("costs are of shape (T+1, T+1) with T at least 1, got (1, 1) or less")
-
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """The block ``L[start:stop, :stop]``, infinite where s ≥ t."""
-        block = self.table[start:stop, :stop].astype(np.float64)
-        block[:, start:][~np.tri(stop - start, k=-1, dtype=bool)] = np.inf
-        return block
-
-    def lines(self) -> None:
-        """An array says nothing about its structure."""
-        return None
-
-
 class Reference:
-    """The reference's results, in the form in which every solver gives its own.
-
-    Attributes
-    ----------
-    totals : (max_steps+1,) float64 array
-        ``C[k, T]`` for every budget.
-    """
+    """The reference as a solver."""
 
     def __init__(self, rows: Rows, T: int, max_steps: int) -> None:
         self._best, self._origin = reference(checked(rows, 0, T + 1), max_steps)
         self.totals = self._best[:, -1].copy()
 
-    def paths(self, budgets: list[int]) -> list[list[int]]:
+    def paths(self, budgets: Sequence[int]) -> list[list[int]]:
         """The nodes 0 … T of the best paths with these numbers of steps, which must exist."""
         paths = []
         for steps in budgets:
@@ -119,18 +70,6 @@ class Reference:
     def forward(self) -> np.ndarray:
         """The table ``C[k, t]``."""
         return self._best
-
-
-def checked(rows: Rows, start: int, stop: int) -> np.ndarray:
-    """The rows ``start … stop - 1`` of the costs; NaN and minus infinity are refused."""
-    costs = np.ascontiguousarray(rows(start, stop), dtype=np.float64)
-    if not costs.min() > -np.inf:
-        row, s = np.argwhere(~(costs > -np.inf))[0]
-        raise InputError(
-            f"the cost of the jump from t = {start + row} to s = {s} is {costs[row, s]}; "
-            "a cost is a number, or +inf where the jump is forbidden"
-        )
-    return costs
 
 
 @njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})

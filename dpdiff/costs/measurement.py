@@ -14,15 +14,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dpdiff import batches, costs, data, statistics
-from dpdiff.costs import Costs
+from dpdiff import data, noising
+from dpdiff.costs import statistics
+from dpdiff.costs.costs import VERSION, Costs
 from dpdiff.denoiser import Denoiser
-from dpdiff.elbo import prior_cost
 from dpdiff.errors import InputError
-from dpdiff.parts import Parts, Statistics, blocks, cut, locked
+from dpdiff.runtime.checkpoints import Checkpoints, Statistics, blocks, cut, locked
+from dpdiff.runtime.networks import halving_batches
+from dpdiff.runtime.prefetch import prefetch
+from dpdiff.runtime.workers import ALONE, Workers
 from dpdiff.version import __version__
-from dpdiff.workers import ALONE, Workers
-from dpdiff.wrappers import sparing
 
 
 def measure(
@@ -64,7 +65,7 @@ def measure(
         the costs are saved.
     workers : Workers
         Processes to share the work with, each calling this function: see
-        :func:`dpdiff.workers.join`. They must see the same ``resume`` folder. Their number
+        :func:`dpdiff.runtime.workers.join`. They must see the same ``resume`` folder. Their number
         changes nothing in the results.
     progress : bool
         Show a progress bar.
@@ -96,12 +97,11 @@ def measure(
             f"least one; got {job.per_step} images a timestep and batches of {batch_size}"
         )
     with locked(resume) if resume is not None and workers.first else nullcontext():
-        parts = Parts(Path(resume), job.identity()) if resume is not None else None
-        found = _all_blocks(job, parts, workers, progress)
-    priors = prior_costs(denoiser, images, at_most=4096)
-    found["prior"], found["prior_var"] = priors.mean(), priors.var()
-    variance = "large" if denoiser.variance == "optimal" else denoiser.variance
-    return Costs(denoiser.noise, denoiser.shape, variance, found, job.provenance())
+        kept = Checkpoints(Path(resume), job.identity()) if resume is not None else None
+        measured = _all_blocks(job, kept, workers, progress)
+    priors = noising.prior_costs(denoiser, images, at_most=4096)
+    measured["prior"], measured["prior_var"] = priors.mean(), priors.var()
+    return Costs(denoiser.noise, denoiser.shape, denoiser.variance, measured, job.provenance())
 
 
 def rows_for(t: int, count: int, per_step: int, seed: int) -> np.ndarray:
@@ -116,23 +116,6 @@ def rows_for(t: int, count: int, per_step: int, seed: int) -> np.ndarray:
         return np.arange(count)
     shuffled = np.random.default_rng(seed).permutation(count)
     return shuffled[(t * per_step + np.arange(per_step)) % count]
-
-
-def prior_costs(denoiser: Denoiser, images: Any, at_most: int | None = None) -> np.ndarray:
-    """The prior term of each image, or of so many spread evenly over them, in nats."""
-    noise, count = denoiser.noise, min(at_most or len(images), len(images))
-    rows = np.arange(count) * len(images) // count
-    costs = [
-        prior_cost(
-            torch.from_numpy(data.scaled(images[chunk], denoiser.levels)),
-            noise.log_f2[-1],
-            noise.log_g2[-1],
-        )
-        .flatten(1)
-        .sum(1)
-        for chunk in np.array_split(rows, -(-count // 1024))
-    ]
-    return torch.cat(costs).numpy()
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +149,7 @@ class _Job:
         rows = np.unique(np.linspace(0, len(self.images) - 1, 256).astype(int))
         some = np.ascontiguousarray(self.images[rows])
         return self.provenance() | {
-            "dpdiff": f"costs version {costs.VERSION}",
+            "dpdiff": f"costs version {VERSION}",
             "image digest": hashlib.sha256(some.tobytes()).hexdigest()[:16],
             "image type": str(some.dtype),
             "block": len(blocks(self.denoiser.noise.T, self.unit)[0]),
@@ -175,65 +158,69 @@ class _Job:
     def measured(self, todo: list[np.ndarray]) -> Iterator[tuple[np.ndarray, Statistics]]:
         """Statistics of every unit of some blocks, in their order."""
         units = [unit for block in todo for unit in cut(block, self.unit)]
-        denoiser = sparing(self.denoiser)
-        coming = batches.ahead(self._prepare, (b for unit in units for b in self._batches(unit)))
+        denoiser = halving_batches(self.denoiser)
+        calls = (call for unit in units for call in self._calls(unit))
+        batches = prefetch(self._prepare, calls)
         for unit in units:
-            yield unit, self._statistics(denoiser, unit, coming)
+            yield unit, self._statistics(denoiser, unit, batches)
 
-    def _batches(self, unit: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _calls(self, unit: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """Timesteps and images of the network calls that a unit takes."""
         t = np.repeat(unit, self.per_step)
         rows = [rows_for(step, len(self.images), self.per_step, self.seed) for step in unit]
         calls = (cut(array, self.batch_size) for array in (t, np.concatenate(rows)))
         return list(zip(*calls, strict=True))
 
-    def _prepare(self, calls: tuple[np.ndarray, np.ndarray]) -> batches.Batch:
-        return batches.prepare(self.denoiser, self.images, *calls, self.seed)
+    def _prepare(self, call: tuple[np.ndarray, np.ndarray]) -> noising.Batch:
+        return noising.prepare(self.denoiser, self.images, *call, self.seed)
 
     @torch.inference_mode()
     def _statistics(
-        self, denoiser: Denoiser, unit: np.ndarray, coming: Iterator[batches.Batch]
+        self, denoiser: Denoiser, unit: np.ndarray, batches: Iterator[noising.Batch]
     ) -> Statistics:
         """Take a unit's batches through the network; each array's first axis runs over ``unit``."""
-        calls = -(-len(unit) * self.per_step // self.batch_size)
-        seen, found = [], []
-        for batch in islice(coming, calls):
-            x0, mean, v = batches.predict(denoiser, batch)
-            seen.append((x0, mean))
-            found.append(statistics.per_image(denoiser, batch.t, x0, mean, v))
-        values = {name: torch.cat([f[name] for f in found]) for name in found[0]}
+        count = -(-len(unit) * self.per_step // self.batch_size)
+        seen, per_image = [], []
+        for batch in islice(batches, count):
+            x0, prediction = noising.predict(denoiser, batch)
+            seen.append((batch.t, x0, prediction))
+            per_image.append(statistics.per_image(denoiser, *seen[-1]))
+        values = {name: torch.cat([v[name] for v in per_image]) for name in per_image[0]}
         mse = values["mse"].reshape(len(unit), -1).mean(1).repeat_interleave(self.per_step)
-        optimal = [
-            statistics.optimal_decoder(denoiser, *outcome, some)
+        last = [
+            statistics.decoders(denoiser, *outcome, some)
             for outcome, some in zip(seen, mse.split(self.batch_size), strict=True)
         ]
-        values["decoder_optimal"] = torch.cat(optimal)
+        values |= {name: torch.cat([v[name] for v in last]) for name in last[0]}
         return statistics.moments({k: v.cpu().numpy() for k, v in values.items()}, len(unit))
 
 
-def _all_blocks(job: _Job, parts: Parts | None, workers: Workers, progress: bool) -> Statistics:
+def _all_blocks(
+    job: _Job, kept: Checkpoints | None, workers: Workers, progress: bool
+) -> Statistics:
     """Statistics of the whole grid: what is there already, and the rest shared out."""
-    done = parts.load() if parts and workers.first else {}
+    done = kept.load() if kept and workers.first else {}
     finished = workers.broadcast(list(done))
     grid = blocks(job.denoiser.noise.T, job.unit)
     todo = workers.share([block for block in grid if block[0] not in finished])
+    before = sum(len(block) for block in grid if block[0] in finished)
     bar = tqdm(
         desc=workers.bar_title("measure"),
         unit="t",
-        initial=sum(len(block) for block in grid if block[0] in finished),
-        total=sum(len(block) for block in grid if block[0] in finished) + sum(map(len, todo)),
+        initial=before,
+        total=before + sum(map(len, todo)),
         disable=not (progress and workers.first),
     )
     with workers.named(), bar:
         units = job.measured(todo)
         for block in todo:
-            found = []
+            pieces = []
             for unit, values in islice(units, -(-len(block) // job.unit)):
-                found.append(values)
+                pieces.append(values)
                 bar.update(len(unit))
-            done[int(block[0])] = _joined(found)
-            if parts:
-                parts.save(block, done[int(block[0])])
+            done[int(block[0])] = _joined(pieces)
+            if kept:
+                kept.save(block, done[int(block[0])])
     everything = {first: values for part in workers.gather(done) for first, values in part.items()}
     ordered = [everything[first] for first in sorted(everything)]
     return workers.broadcast(ordered and _with_zero(_joined(ordered)))

@@ -15,89 +15,47 @@ Ties go to the shortest last jump, the largest s, as everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import ceil, sqrt
-from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
 from dpdiff.errors import InputError
+from dpdiff.solvers.protocols import Lines
 
 KEEP = 2**28  # bytes of rows kept for reading paths before only every so many are
 
 
-class Lines(NamedTuple):
-    """Costs of jumps as lines, five float64 arrays of length T + 1.
+def falling(lines: Lines) -> Lines:
+    """The same lines with slopes that fall, or an error that names what is wrong.
 
-    ``L(t, s) = const[t] + intercept[s] + slope[s] * x[t]`` for ``1 <= s < t`` and
-    ``L(t, 0) = first[t]``; ``slope`` is monotone over ``s = 1 … T - 1``, in either direction.
-    ``const``, ``intercept`` and ``first`` may be ``+inf``: all jumps from t, all jumps to s, or the
-    first step to t are forbidden. What belongs to t = 0, or to s = 0 or s = T, is not read.
-
-    Lines are costs themselves: :func:`dpdiff.solve` takes them as they are.
+    Examples
+    --------
+    >>> falling(Lines([0, 1], [0, np.nan], [0, 0], [0, 0], [0, 1]))
+    Traceback (most recent call last):
+    dpdiff.errors.InputError: x of t = 1 is nan; it must be finite
     """
-
-    const: np.ndarray
-    x: np.ndarray
-    intercept: np.ndarray
-    slope: np.ndarray
-    first: np.ndarray
-
-    @property
-    def T(self) -> int:
-        """The last node."""
-        return len(self.x) - 1
-
-    def lines(self) -> Lines:
-        """The lines, as all costs that have them are asked for them."""
-        return self
-
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """The block ``L[start:stop, :stop]`` of the table, infinite where s ≥ t.
-
-        Examples
-        --------
-        >>> Lines(*np.ones((4, 3)), np.array([np.inf, 5, 7])).rows(1, 3)
-        array([[ 5., inf, inf],
-               [ 7.,  3., inf]])
-        """
-        const, x, intercept, slope, first = self
-        t, s = np.arange(start, stop)[:, None], np.arange(stop)[None, :]
-        block = const[t] + intercept[s] + slope[s] * x[t]
-        block[:, 0] = first[start:stop]
-        block[s >= t] = np.inf
-        return block
-
-    def checked(self) -> Lines:
-        """The same lines with slopes that fall, or an error that names what is wrong.
-
-        Examples
-        --------
-        >>> Lines([0, 1], [0, np.nan], [0, 0], [0, 0], [0, 1]).checked()
-        Traceback (most recent call last):
-        dpdiff.errors.InputError: x of t = 1 is nan; it must be finite
-        """
-        arrays = [np.array(values, dtype=np.float64) for values in self]
-        T = len(arrays[0]) - 1
-        if T < 1 or any(values.shape != (T + 1,) for values in arrays):
-            shapes = ", ".join(str(values.shape) for values in arrays)
-            raise InputError(f"lines are five arrays of one length T + 1 > 1, got {shapes}")
-        for name, values in zip(self._fields, arrays, strict=True):
-            used = values[1:T] if name in ("intercept", "slope") else values[1:]
-            finite = name in ("x", "slope")
-            bad = ~np.isfinite(used) if finite else ~(used > -np.inf)
-            if bad.any():
-                i, node = np.argmax(bad), "s" if len(used) < T else "t"
-                must = "finite" if finite else "a number or +inf"
-                raise InputError(f"{name} of {node} = {i + 1} is {used[i]}; it must be {must}")
-        const, x, intercept, slope, first = arrays
-        steps = np.diff(slope[1:T])
-        if (steps > 0).any() and (steps < 0).any():
-            raise InputError("the slopes of lines must rise or fall with s, and these do both")
-        if (steps > 0).any():
-            slope, x = -slope, -x
-        return Lines(const, x, intercept, slope, first)
+    arrays = [np.array(values, dtype=np.float64) for values in lines]
+    T = len(arrays[0]) - 1
+    if T < 1 or any(values.shape != (T + 1,) for values in arrays):
+        shapes = ", ".join(str(values.shape) for values in arrays)
+        raise InputError(f"lines are five arrays of one length T + 1 > 1, got {shapes}")
+    for name, values in zip(lines._fields, arrays, strict=True):
+        used = values[1:T] if name in ("intercept", "slope") else values[1:]
+        finite = name in ("x", "slope")
+        bad = ~np.isfinite(used) if finite else ~(used > -np.inf)
+        if bad.any():
+            i, node = np.argmax(bad), "s" if len(used) < T else "t"
+            must = "finite" if finite else "a number or +inf"
+            raise InputError(f"{name} of {node} = {i + 1} is {used[i]}; it must be {must}")
+    const, x, intercept, slope, first = arrays
+    steps = np.diff(slope[1:T])
+    if (steps > 0).any() and (steps < 0).any():
+        raise InputError("the slopes of lines must rise or fall with s, and these do both")
+    if (steps > 0).any():
+        slope, x = -slope, -x
+    return Lines(const, x, intercept, slope, first)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -162,12 +120,16 @@ def _row(const, x, intercept, slope, before, after, slopes, heights, begins, k):
 
 
 @njit(nogil=True, cache=True)
-def _last_jump(const, x, intercept, slope, before, t, total):
-    """The largest s from which t is reached at that total; see :func:`dpdiff.sweep.last_jump`."""
-    for s in range(t - 1, 0, -1):
-        if (const[t] + slope[s] * x[t]) + (before[s] + intercept[s]) <= total:
+def _last_jump(const, x, intercept, slope, before, t, total, first):
+    """The largest s ≥ ``first`` that reaches ``total``, or else comes nearest to it from above."""
+    best, place = np.inf, -1
+    for s in range(t - 1, max(first, 1) - 1, -1):
+        bid = (const[t] + slope[s] * x[t]) + (before[s] + intercept[s])
+        if bid <= total:
             return s
-    return -1
+        if bid < best:
+            best, place = bid, s
+    return place
 
 
 def envelope_rows(lines: Lines, start: int, stop: int, row: np.ndarray) -> Iterator[np.ndarray]:
@@ -176,7 +138,7 @@ def envelope_rows(lines: Lines, start: int, stop: int, row: np.ndarray) -> Itera
     Parameters
     ----------
     lines : Lines
-        As :meth:`Lines.checked` returns them.
+        As :func:`falling` returns them.
     start, stop : int
         Numbers of steps, at least 1.
     row : (T+1,) float64 array
@@ -185,7 +147,7 @@ def envelope_rows(lines: Lines, start: int, stop: int, row: np.ndarray) -> Itera
     Examples
     --------
     >>> lines = Lines(np.zeros(3), np.arange(3.0), np.zeros(3), np.ones(3), [np.inf, 3, 9])
-    >>> list(envelope_rows(lines.checked(), 1, 3, np.array([np.inf, 3, 9])))[1]
+    >>> list(envelope_rows(falling(lines), 1, 3, np.array([np.inf, 3, 9])))[1]
     array([inf, inf,  5.])
     """
     hull = np.empty((3, len(row)))
@@ -205,7 +167,7 @@ class Envelope:
     """
 
     def __init__(self, lines: Lines, max_steps: int, keep: int = KEEP) -> None:
-        self._lines = lines.checked()
+        self._lines = falling(lines)
         self._max_steps = max_steps
         small = (max_steps + 1) * lines.x.nbytes <= keep
         self._every = 1 if small else ceil(sqrt(max_steps))
@@ -226,7 +188,7 @@ class Envelope:
             return self._kept[i : i + 2]
         return list(envelope_rows(self._lines, start, stop, self._kept[i]))
 
-    def paths(self, budgets: list[int]) -> list[list[int]]:
+    def paths(self, budgets: Sequence[int]) -> list[list[int]]:
         """The best paths of several budgets, each of which has a finite total."""
         paths = [[len(self._lines.x) - 1] for _ in budgets]
         for i in range(len(self._kept) - 1, -1, -1):
@@ -236,7 +198,7 @@ class Envelope:
                     rows = rows or self._segment(i)
                     t, before = nodes[-1], rows[k - 1 - start]
                     total = rows[k - start][t]
-                    nodes.append(_last_jump(*self._lines[:4], before, t, total))
+                    nodes.append(_last_jump(*self._lines[:4], before, t, total, k - 1))
         return [[0, *nodes[::-1]] for nodes in paths]
 
     def forward(self) -> np.ndarray:

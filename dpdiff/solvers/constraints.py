@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from dpdiff.dp import Table
 from dpdiff.errors import InputError
+from dpdiff.solvers.protocols import as_costs
 
 
 class Constrained:
@@ -38,7 +38,7 @@ class Constrained:
 
     Examples
     --------
-    >>> from dpdiff.plan import solve
+    >>> from dpdiff.solvers.plan import solve
     >>> costs = [[0, 0, 0, 0], [1, 0, 0, 0], [4, 1, 0, 0], [9, 4, 1, 0]]
     >>> solve(Constrained(costs, forbid=[2])).totals
     array([inf,  9.,  5., inf])
@@ -56,8 +56,8 @@ class Constrained:
         forbid: Sequence[int] = (),
         prefix: Sequence[int] = (0,),
     ) -> None:
-        self._costs = costs if hasattr(costs, "rows") else Table(costs)
-        self.T: int = self._costs.T
+        self._costs = as_costs(costs)
+        self.T, self.unit = self._costs.T, self._costs.unit
         t = np.arange(self.T + 1)
         must, never, start = (self._nodes(nodes) for nodes in (require, forbid, prefix))
         if start[:1] != [0] or (np.diff(start) <= 0).any():
@@ -69,8 +69,6 @@ class Constrained:
         self._low = np.maximum(stops[np.searchsorted(stops, t) - 1], t - (max_jump or self.T))
         self._low[never] = self.T + 1
         self._high = t - min_jump
-        if hasattr(self._costs, "bits_per_dim"):
-            self.bits_per_dim = self._costs.bits_per_dim
 
     def _nodes(self, nodes: Sequence[int]) -> list[int]:
         for t in nodes:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dpdiff.costs import Costs
+from dpdiff.costs.costs import Costs
+from dpdiff.costs.errors import edge_variances
 from dpdiff.errors import InputError
-from dpdiff.plan import solve
-from dpdiff.uncertainty import jump_variances
+from dpdiff.solvers.plan import solve
 
 PILOT = 16  # images a timestep that tell the variances well enough
 
@@ -49,7 +49,7 @@ def images_needed(costs: Costs, budgets: Sequence[int], stderr: float) -> int:
         raise InputError(f"the target of the standard error is a positive number, got {stderr}")
     smooth, n = costs.smoothed(spread=True), costs.provenance["per_step"]
     variances = [
-        jump_variances(smooth, *np.array(schedule.jumps).T).sum() * n / (n - 1)
+        edge_variances(smooth, *np.array(schedule.jumps).T).sum() * n / (n - 1)
         for schedule in solve(smooth, max(budgets)).schedules(budgets)
     ]
     return 1 + math.ceil(max(variances) / (stderr * costs.dims * math.log(2)) ** 2)

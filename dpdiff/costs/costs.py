@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from dpdiff import archive, chebyshev, uncertainty
-from dpdiff.elbo import VARIANCES
-from dpdiff.envelope import Lines
+from dpdiff.costs import chebyshev, errors
+from dpdiff.costs.smoothing import local_linear
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
+from dpdiff.runtime import archive
 from dpdiff.schedule import Schedule
-from dpdiff.smoothing import local_linear
+from dpdiff.solvers.protocols import Lines, Unit
+from dpdiff.variance import Rule, rule_named, rules_for
 
 FORMAT = "dpdiff-costs"
 VERSION = 1
@@ -25,18 +26,8 @@ VERSION = 1
 class Costs:
     """The cost ``L(t, s)`` of every jump, in nats per example, made on demand from statistics.
 
-    With ``a = log(g(t)²/g(s)²)`` and ``ΔSNR = SNR(s) - SNR(t)`` every rule has the form
-    ``L(t, s) = ½ [ P_t(a) + ΔSNR · M_t(a) ]`` for ``0 < s < t``:
-
-    ================= ================================= ======================
-    variance          P_t(a)                            M_t(a)
-    ================= ================================= ======================
-    ``small``         0                                 m(t)
-    ``large``         D (a + e^{-a} - 1)                e^{-a} m(t)
-    ``learned_range`` E Σ (a v + e^{-a v} - 1)          E Σ δ² e^{-a v}
-    ================= ================================= ======================
-
-    and ``optimal`` is ``½ D log(1 + ΔSNR m(t)/D)``. The learned functions of ``a`` are entire,
+    What a jump costs is said by the variance rule, from m(t) or, of a learned variance, from two
+    functions of ``a = log(g(t)²/g(s)²)``: see :mod:`dpdiff.variance`. These functions are entire,
     so their values at a few Chebyshev nodes of ``[0, log(g(t)²/g(1)²)]`` give them everywhere.
     ``L(t, 0)`` is the decoder's cost. :func:`dpdiff.measure` makes these objects.
 
@@ -84,8 +75,13 @@ class Costs:
     @property
     def variances(self) -> tuple[str, ...]:
         """The rules these statistics serve."""
-        learned = "penalty" in self.statistics
-        return tuple(v for v in VARIANCES if learned or v != "learned_range")
+        rules = rules_for("penalty" in self.statistics)
+        return tuple(r.name for r in rules if f"decoder_{r.decoder}" in self.statistics)
+
+    @property
+    def rule(self) -> Rule:
+        """The variance rule in force."""
+        return rule_named(self.variance)
 
     @property
     def mse(self) -> np.ndarray:
@@ -93,9 +89,19 @@ class Costs:
         return self.statistics["mse"]
 
     @property
+    def mse_variance(self) -> np.ndarray:
+        """Variance of ``‖x_0 - x̂_0‖²`` over single images, shape (T + 1,)."""
+        return self.statistics["mse_var"]
+
+    @property
     def prior(self) -> float:
         """``E KL(q(x_T|x_0) || N(0, I))`` in nats."""
         return float(self.statistics["prior"])
+
+    @property
+    def unit(self) -> Unit:
+        """From the nats of a path to bits/dim, the prior term included."""
+        return Unit("bits/dim", self.dims * np.log(2), self.prior)
 
     def with_variance(self, variance: str) -> Costs:
         """The same measurement read under another variance rule."""
@@ -173,41 +179,24 @@ class Costs:
     @property
     def decoder_costs(self) -> np.ndarray:
         """``L(t, 0)`` for every t, shape (T + 1,)."""
-        return self.statistics[self._decoder_name]
+        return self.statistics[f"decoder_{self.rule.decoder}"]
 
     @property
-    def _decoder_name(self) -> str:
-        fixed = self.variance in ("small", "large")
-        return "decoder_fixed" if fixed else f"decoder_{self.variance}"
+    def decoder_variances(self) -> np.ndarray:
+        """Variance over single images of ``L(t, 0)`` in nats², shape (T + 1,)."""
+        return self.statistics[f"decoder_{self.rule.decoder}_var"]
 
     def jump_costs(self, t: np.ndarray, s: np.ndarray) -> np.ndarray:
         """``L(t, s)`` for arrays of timesteps with ``0 < s < t``, broadcast against each other."""
-        gap, a = self.noise.snr_gap(t, s), self.noise.log_ratio(t, s)
-        if self.variance == "small":
-            return 0.5 * gap * self.mse[t]
-        if self.variance == "large":
-            return 0.5 * (self.dims * (a + np.expm1(-a)) + gap * np.exp(-a) * self.mse[t])
-        if self.variance == "optimal":
-            return 0.5 * self.dims * np.log1p(gap * self.mse[t] / self.dims)
-        return 0.5 * (self._interpolated("penalty", t, a) + gap * self._interpolated("error", t, a))
+        return self.rule.jump_costs(self, t, s)
 
     def lines(self) -> Lines | None:
-        """The costs as lines in x(t), where the rule allows it: ``small`` and ``large``."""
-        m, snr, first = self.mse, np.exp(self.noise.log_snr), self.decoder_costs
-        zero = np.zeros_like(m)
-        snr[0] = 0.0  # s = 0 enters through `first`
-        if self.variance == "small":
-            return Lines(-0.5 * snr * m, 0.5 * m, zero, snr, first)
-        if self.variance != "large":
-            return None
-        D, g2, log_g2 = self.dims, self.noise.g**2, self.noise.log_g2.copy()
-        g2[0], log_g2[0] = 1.0, 0.0  # the same for t = 0
-        const = 0.5 * (D * (log_g2 - 1) + m / g2)
-        return Lines(const, 0.5 * (D - m / g2) / g2, -0.5 * D * log_g2, g2, first)
+        """The costs as lines in a number x(t), where the rule allows it."""
+        return self.rule.lines(self)
 
-    def edges(self, schedule: Schedule) -> np.ndarray:
+    def edge_nats(self, schedule: Schedule) -> np.ndarray:
         """Costs of a schedule's jumps in nats, shape (K,), the decoder's first."""
-        self._check_grid(schedule)
+        schedule.check_end(self.T)
         return self.costs_of(*np.array(schedule.jumps).T)
 
     def costs_of(self, t: np.ndarray, s: np.ndarray) -> np.ndarray:
@@ -216,23 +205,17 @@ class Costs:
         costs[s > 0] = self.jump_costs(t[s > 0], s[s > 0])
         return costs
 
-    def bits_per_dim(self, nats: np.ndarray | float) -> Any:
-        """Turn totals over a path, in nats, into bits/dim; the prior term is added here."""
-        return (nats + self.prior) / (self.dims * np.log(2))
-
-    def score(self, schedule: Schedule) -> tuple[float, float]:
+    def bound(self, schedule: Schedule) -> errors.Estimate:
         """Bits/dim of a schedule on the measured images, and its Monte-Carlo standard error.
 
         The standard error is that of the noise and the sampling of images at each timestep,
         taken as independent between timesteps. A schedule chosen on these very costs looks
-        better here than it is: score it with :func:`dpdiff.bits_per_dim` on held-out images.
+        better here than it is: :func:`dpdiff.evaluate` it on held-out images.
         """
-        nats = self.edges(schedule).sum()
-        variances = uncertainty.jump_variances(self, *np.array(schedule.jumps).T)
-        stderr = np.sqrt(variances.sum() / (self.provenance["per_step"] - 1))
-        return float(self.bits_per_dim(nats)), float(stderr / (self.dims * np.log(2)))
+        schedule.check_end(self.T)
+        return errors.bound(self, schedule)
 
-    def difference(self, one: Schedule, other: Schedule) -> tuple[float, float]:
+    def difference(self, one: Schedule, other: Schedule) -> errors.Estimate:
         """Bits/dim of one schedule less those of another, and the standard error of that.
 
         It is smaller than what the two single standard errors suggest: jumps that both make
@@ -252,19 +235,9 @@ class Costs:
         mean, stderr : float
             Both 0 if the schedules are the same.
         """
-        self._check_grid(one)
-        self._check_grid(other)
-        return uncertainty.difference(self, one, other)
-
-    @property
-    def decoder_variances(self) -> np.ndarray:
-        """Variance over single images of ``L(t, 0)`` in nats², shape (T + 1,)."""
-        return self.statistics[self._decoder_name + "_var"]
-
-    def spread(self, t: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Of a learned variance: variances of P_t(a) and M_t(a), and their covariance."""
-        names, a = ("penalty_var", "error_var", "penalty_error_cov"), self.noise.log_ratio(t, s)
-        return tuple(self._interpolated(name, t, a) for name in names)
+        one.check_end(self.T)
+        other.check_end(self.T)
+        return errors.difference(self, one, other)
 
     @cached_property
     def _coefficients(self) -> dict[str, np.ndarray]:
@@ -273,11 +246,14 @@ class Costs:
         to_coefficients = chebyshev.transform(self.statistics["penalty"].shape[1])
         return {k: self.statistics[k].astype(np.float64) @ to_coefficients.T for k in names}
 
-    def _interpolated(self, name: str, t: np.ndarray, a: np.ndarray) -> np.ndarray:
-        """A node function at ``a`` of shape (K,) or (B, S), for ``t`` of shape (K,) or (B, 1)."""
+    def learned(self, name: str, t: np.ndarray, a: np.ndarray) -> np.ndarray:
+        """A mean that depends on a learned variance, as :class:`dpdiff.variance.Moments` names them.
+
+        For ``a`` of shape (K,) or (B, S), and ``t`` of shape (K,) or (B, 1).
+        """
         if len(t) == 0:
             return np.zeros(0)
-        x = 2 * a / self.noise.log_ratio(t, 1) - 1
+        x = 2 * a / self.noise.noise_gain(t, 1) - 1
         points = x.reshape(len(t), -1)
         return chebyshev.evaluate(self._coefficients[name][t.ravel()], points).reshape(x.shape)
 
@@ -288,10 +264,6 @@ class Costs:
                 f"these costs were measured on model {self.provenance.get('model')}, "
                 f"the model given is {fingerprint}: measure it first"
             )
-
-    def _check_grid(self, schedule: Schedule) -> None:
-        if schedule.T != self.T:
-            raise InputError(f"the schedule ends at T = {schedule.T}, the costs at {self.T}")
 
     def save(self, path: str | Path) -> None:
         """Write everything to one ``.npz`` file; the file is complete or absent."""

@@ -6,17 +6,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dpdiff import chebyshev
-from dpdiff.denoiser import Denoiser
+from dpdiff.costs import chebyshev
+from dpdiff.denoiser import Denoiser, Prediction
 from dpdiff.elbo import decoder_cost
+from dpdiff.noise import per_example
+from dpdiff.variance import Rule, rules_for
 
 NODES = 24  # reproduce the direct double loop to 3e-11 bits/dim at T = 4000, v in [-0.2, 1.2]
 
 
 def per_image(
-    denoiser: Denoiser, t: np.ndarray, x0: Tensor, mean: Tensor, v: Tensor | None
+    denoiser: Denoiser, t: np.ndarray, x0: Tensor, prediction: Prediction
 ) -> dict[str, Tensor]:
     """All that the bound needs of every image, each at a timestep of its own.
+
+    What depends on all images of a timestep together is left to :func:`decoders`.
 
     Parameters
     ----------
@@ -24,51 +28,55 @@ def per_image(
         The model.
     t : ndarray of int, shape (B,)
         Timesteps.
-    x0, mean, v : Tensor, float64, shape (B, ...)
-        The data, ``x̂_0``, and the variance output or None.
+    x0 : Tensor, float64, shape (B, ...)
+        The data.
+    prediction : Prediction
+        What the denoiser says of them.
 
     Returns
     -------
     dict of Tensor, shape (B,) or (B, J)
-        ``mse``, ``decoder_fixed`` and, of a learned variance, ``decoder_learned_range``,
-        ``penalty`` and ``error``.
+        ``mse``, ``decoder_…`` and, of a learned variance, ``penalty`` and ``error``.
     """
-    x0, mean = x0.flatten(1), mean.flatten(1)
-    squared_error = (x0 - mean) ** 2  # (B, D)
-
-    def column(values: np.ndarray) -> Tensor:
-        return torch.as_tensor(values, dtype=torch.float64, device=x0.device).reshape(-1, 1)
-
-    def decoder(log_variance: Tensor) -> Tensor:
-        return decoder_cost(x0, mean, log_variance, denoiser.levels).sum(1)
-
-    high = column(denoiser.noise.log_g2[t])
-    found = {"mse": squared_error.sum(1), "decoder_fixed": decoder(high)}
-    if v is not None:
-        v = v.flatten(1)
-        steps, place = np.unique(t, return_inverse=True)
-        low = column(np.array([denoiser.decoder_floor(int(step)) for step in steps])[place])
-        found["decoder_learned_range"] = decoder(low + (high - low) * v)
-        widths = column(denoiser.noise.log_ratio(t, 1))
-        found["penalty"], found["error"] = node_functions(widths, v, squared_error)
-    return found
+    squared_error = (x0 - prediction.x0).flatten(1) ** 2  # (B, D)
+    values = {"mse": squared_error.sum(1)} | decoders(denoiser, t, x0, prediction, None)
+    if prediction.v is not None:
+        widths = per_example(denoiser.noise.noise_gain(t, 1), squared_error)
+        v = prediction.v.flatten(1)
+        values["penalty"], values["error"] = node_functions(widths, v, squared_error)
+    return values
 
 
-def optimal_decoder(denoiser: Denoiser, x0: Tensor, mean: Tensor, mse: Tensor) -> Tensor:
-    """The decoder's cost under the variance ``m(t)/D``, which only all images together tell.
+def decoders(
+    denoiser: Denoiser, t: np.ndarray, x0: Tensor, prediction: Prediction, mse: Tensor | None
+) -> dict[str, Tensor]:
+    """Costs of the last jump, ``decoder_…`` for every kind of decoder that the rules know.
 
     Parameters
     ----------
-    denoiser : Denoiser
-        The model.
-    x0, mean : Tensor, shape (B, ...)
-        The data and ``x̂_0``.
-    mse : Tensor, shape (B,)
-        ``m(t)`` of each image's timestep.
+    denoiser, t, x0, prediction
+        As for :func:`per_image`.
+    mse : Tensor, shape (B,), optional
+        ``m(t)`` of each image's timestep. With it, the decoders that depend on it; without it,
+        the others.
+
+    Returns
+    -------
+    dict of Tensor, shape (B,)
     """
-    x0, mean = x0.flatten(1), mean.flatten(1)
-    log_variance = torch.log(mse[:, None] / denoiser.dims)
-    return decoder_cost(x0, mean, log_variance, denoiser.levels).sum(1)
+
+    def cost(rule: Rule) -> Tensor:
+        error = None if mse is None else (mse / denoiser.dims).cpu().numpy()
+        log_variance = rule.decoder_log_variance(denoiser.noise, t, prediction.v, error)
+        costs = decoder_cost(x0, prediction.x0, per_example(log_variance, x0), denoiser.levels)
+        return costs.flatten(1).sum(1)
+
+    rules = {rule.decoder: rule for rule in rules_for(denoiser.outputs_variance)}
+    return {
+        f"decoder_{name}": cost(rule)
+        for name, rule in rules.items()
+        if rule.needs_error == (mse is not None)
+    }
 
 
 def node_functions(widths: Tensor, v: Tensor, squared_error: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from dpdiff.errors import InputError
-from dpdiff.files import replacing
+from dpdiff.runtime.files import replacing
 
 LOCK = "lock"
 BLOCKS = 500  # at most so many to a grid: a kill costs every worker 0.2 % of the whole, or less
@@ -92,7 +92,7 @@ def remove(folder: Path) -> None:
         folder.rmdir()
 
 
-class Parts:
+class Checkpoints:
     """The finished blocks of one job.
 
     Every block is a file of its own: a SHA-256 digest of the rest, a JSON header that names the
@@ -108,9 +108,9 @@ class Parts:
     Examples
     --------
     >>> import tempfile
-    >>> parts = Parts(Path(tempfile.mkdtemp()), {"seed": 0})
-    >>> parts.save(np.array([1, 2]), {"mse": np.array([0.5, 0.25])})
-    >>> parts.load()
+    >>> kept = Checkpoints(Path(tempfile.mkdtemp()), {"seed": 0})
+    >>> kept.save(np.array([1, 2]), {"mse": np.array([0.5, 0.25])})
+    >>> kept.load()
     {1: {'mse': array([0.5 , 0.25])}}
     """
 

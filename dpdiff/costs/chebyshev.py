@@ -32,7 +32,7 @@ def transform(count: int) -> np.ndarray:
     return matrix
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def evaluate(coefficients: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Sum the series ``Σ_j c_j T_j(x)`` by Clenshaw's recurrence.
 

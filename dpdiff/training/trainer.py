@@ -16,10 +16,10 @@ from dpdiff import data, models
 from dpdiff.data import FORMATS
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
-from dpdiff.files import replacing
-from dpdiff.losses import losses
 from dpdiff.noise import NoiseSchedule
-from dpdiff.recipes import BROUGHT, RECIPES, Recipe, build_network
+from dpdiff.runtime.files import replacing
+from dpdiff.training.losses import losses
+from dpdiff.training.recipes import BROUGHT, RECIPES, Recipe, build_network
 
 CHECKPOINT = "training.pt"
 

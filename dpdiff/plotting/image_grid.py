@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dpdiff.errors import InputError
-from dpdiff.files import replacing
+from dpdiff.runtime.files import replacing
 
 
 def image_grid(samples: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dpdiff.errors import InputError
-from dpdiff.files import replacing
+from dpdiff.runtime.files import replacing
 
 
 def write(path: str | Path, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
