@@ -21,8 +21,8 @@ import torch
 
 import dpdiff
 from dpdiff.data import scaled
-from dpdiff.runtime.files import replacing
 from dpdiff.quality import digit_features, frechet_distance, kernel_distance
+from dpdiff.runtime.files import replacing
 
 BUDGETS = (4, 8, 16)
 SEEDS = range(10)

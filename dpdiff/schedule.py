@@ -139,18 +139,6 @@ class Schedule:
         """
         return [t - 1 for t in reversed(self.timesteps[1:])]
 
-    def to_respacing(self) -> list[int]:
-        """0-based indices, ascending: ``use_timesteps`` of improved-diffusion's SpacedDiffusion.
-
-        Its ``timestep_respacing`` strings cannot say them: they divide the grid evenly.
-
-        Examples
-        --------
-        >>> Schedule([0, 2, 5, 10]).to_respacing()
-        [1, 4, 9]
-        """
-        return [t - 1 for t in self.timesteps[1:]]
-
     def to_sigmas(self, noise: NoiseSchedule, zero: str = "append") -> list[float]:
         """The noise levels ``σ = g/f`` of k-diffusion, ComfyUI and diffusers' Euler, decreasing.
 

@@ -159,7 +159,7 @@ def test_improved_diffusion(printed, denoiser, monkeypatch):
     flags = {"timestep_respacing": ""}
     code = printed(f"quadratic:{STEPS}", "--to", "improved-diffusion")
     found = execute(code, flags=flags)
-    assert found.use_timesteps == QUADRATIC.to_respacing()
+    assert found.use_timesteps == QUADRATIC.to_diffusers()[::-1]
     nodes = list(QUADRATIC.timesteps[1:])
     np.testing.assert_allclose(
         np.cumprod(1 - np.array(found.diffusion)), denoiser.noise.f[nodes] ** 2

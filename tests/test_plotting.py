@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from dpdiff import plotting
-from dpdiff.plotting import style
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
+from dpdiff.plotting import style
 from dpdiff.schedule import Schedule
 
 

@@ -15,11 +15,11 @@ import working
 
 import dpdiff
 from dpdiff import models
-from dpdiff.runtime import workers
 from dpdiff.cli import main
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
+from dpdiff.runtime import workers
 from dpdiff.runtime.workers import WorkerError, Workers
 
 T = 12

@@ -165,7 +165,8 @@ def export(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> None:
     """Train a model from its recipe, or go on with a run that was cut off."""
-    print(f"model: {dpdiff.train(options.recipe, options.out, data=options.data)}")
+    folder = dpdiff.train(options.recipe, options.out, data=options.data, device=options.device)
+    print(f"model: {folder}")
 
 
 def _denoiser(options: argparse.Namespace) -> Denoiser:

@@ -71,8 +71,11 @@ def build_parser() -> argparse.ArgumentParser:
     command.set_defaults(device="cpu", precision="float32", compile=False)
 
     command = _command(commands, "train", run.train, "train a model by a recipe; restartable")
-    command.add_argument("recipe", help="name of the recipe: digits, fashion or cifar10")
+    command.add_argument(
+        "recipe", help="name of the recipe: digits, fashion, fashion-linear or cifar10"
+    )
     command.add_argument("--data", help="images to train on; only digits has its own")
+    command.add_argument("--device", help="torch device; if not given, a GPU if there is one")
     command.add_argument("--out", default="model", help="folder for checkpoint and model")
     return parser
 

@@ -247,7 +247,7 @@ class Costs:
         return {k: self.statistics[k].astype(np.float64) @ to_coefficients.T for k in names}
 
     def learned(self, name: str, t: np.ndarray, a: np.ndarray) -> np.ndarray:
-        """A mean that depends on a learned variance, as :class:`dpdiff.variance.Moments` names them.
+        """A mean that depends on a learned variance, as ``dpdiff.variance.Moments`` names it.
 
         For ``a`` of shape (K,) or (B, S), and ``t`` of shape (K,) or (B, 1).
         """

@@ -163,7 +163,7 @@ def _improved(schedule: Schedule, _: Denoiser | None) -> str:
 # SpacedDiffusion takes any. `flags` are those the model was trained with, without a respacing.
 from improved_diffusion import script_util
 
-{_listing("use_timesteps", schedule.to_respacing())}
+{_listing("use_timesteps", schedule.to_diffusers()[::-1])}
 script_util.space_timesteps = lambda steps, counts: use_timesteps
 model, diffusion = script_util.create_model_and_diffusion(**flags)"""
 

@@ -85,7 +85,7 @@ class Lines(NamedTuple):
         """
         const, x, intercept, slope, first = self
         t, s = np.arange(start, stop)[:, None], np.arange(stop)[None, :]
-        block = const[t] + intercept[s] + slope[s] * x[t]
+        block = (const[t] + slope[s] * x[t]) + intercept[s]  # in the order of the envelope
         block[:, 0] = first[start:stop]
         block[s >= t] = np.inf
         return block

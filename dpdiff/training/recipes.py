@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dpdiff.noise import NoiseSchedule
+
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
 
@@ -13,8 +15,10 @@ if TYPE_CHECKING:
 class Recipe:
     """All that decides a trained model, apart from the hardware.
 
-    ``vlb_weight`` is λ of ``L_hybrid = L_simple + λ L_vlb`` (Nichol & Dhariwal 2021, eq. 16,
-    which take 0.001), with L_vlb in bits/dim; its gradient reaches the variance output only.
+    ``grid`` is ``cosine`` (its β_1 replaced by ``first_beta``, if given) or ``linear``. The loss is
+    L_simple, or with ``variance="learned_range"`` ``L_hybrid = L_simple + λ L_vlb`` (Nichol &
+    Dhariwal 2021, eq. 16), where λ is ``vlb_weight``, L_vlb is in bits/dim, and its gradient
+    reaches the variance output only.
     Training ends early after ``patience`` validations without a new best one.
     """
 
@@ -28,6 +32,8 @@ class Recipe:
     T: int = 4000
     first_beta: float | None = None
     predicts: str = "v"
+    variance: str = "learned_range"
+    grid: str = "cosine"
     vlb_weight: float = 1e-3
     steps: int = 14_000
     batch: int = 64
@@ -61,6 +67,21 @@ RECIPES = {
         steps=8_000,
         validate_every=500,
     ),
+    "fashion-linear": Recipe(
+        dataset="fashion",
+        shape=(1, 28, 28),
+        levels=256,
+        channels=(16, 48, 96),
+        layers=1,
+        attention=(False, False, True),
+        dropout=0.0,
+        T=1_000,
+        grid="linear",
+        predicts="eps",
+        variance="large",
+        steps=4_500,
+        validate_every=250,
+    ),
     "cifar10": Recipe(
         dataset="cifar10",
         shape=(3, 32, 32),
@@ -79,22 +100,30 @@ RECIPES = {
 }
 
 # What users bring, as data sets that are too large to bundle.
+FASHION = "the four files of Fashion-MNIST, from github.com/zalandoresearch/fashion-mnist"
 BROUGHT = {
-    "fashion": "the four files of Fashion-MNIST, from github.com/zalandoresearch/fashion-mnist",
-    "cifar10": "CIFAR-10, unpacked from its binary or Python version at "
-    "www.cs.toronto.edu/~kriz/cifar.html",
+    "fashion": FASHION,
+    "fashion-linear": FASHION,
+    "cifar10": "CIFAR-10, unpacked from its binary version at www.cs.toronto.edu/~kriz/cifar.html",
 }
 
 
+def build_noise(recipe: Recipe) -> NoiseSchedule:
+    """The recipe's training grid."""
+    if recipe.grid == "linear":
+        return NoiseSchedule.linear(recipe.T)
+    return NoiseSchedule.cosine(recipe.T, recipe.first_beta)
+
+
 def build_network(recipe: Recipe) -> UNet2DModel:
-    """The recipe's U-Net, untrained: learned-range variance, so twice the channels come out."""
+    """The recipe's U-Net, untrained; with a learned variance, twice the channels come out."""
     from diffusers import UNet2DModel
 
     channels = recipe.shape[0]
     return UNet2DModel(
         sample_size=recipe.shape[1],
         in_channels=channels,
-        out_channels=2 * channels,
+        out_channels=(2 if recipe.variance == "learned_range" else 1) * channels,
         layers_per_block=recipe.layers,
         block_out_channels=recipe.channels,
         down_block_types=[("Attn" if a else "") + "DownBlock2D" for a in recipe.attention],

@@ -1,25 +1,28 @@
-"""Training models from recipes: L_hybrid, exponential averaging, restartable to the same bits."""
+"""Training models from recipes: L_simple or L_hybrid, averaged weights, restartable exactly."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from dpdiff import data, models
 from dpdiff.data import FORMATS
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
-from dpdiff.noise import NoiseSchedule
 from dpdiff.runtime.files import replacing
 from dpdiff.training.losses import losses
-from dpdiff.training.recipes import BROUGHT, RECIPES, Recipe, build_network
+from dpdiff.training.recipes import BROUGHT, RECIPES, Recipe, build_network, build_noise
 
 CHECKPOINT = "training.pt"
 
@@ -38,13 +41,16 @@ class Trainer:
         Where the checkpoint lives; one that is there already is continued.
     source : str or path, optional
         The images, as :func:`dpdiff.images` takes them; by default the recipe's own.
+    device : str
+        A torch device.
     progress : bool
         Show a progress bar while reading them.
 
     Raises
     ------
     InputError
-        If the folder holds a checkpoint of another recipe, or the images do not suit it.
+        If the folder holds a checkpoint of another recipe or of other images, or the images do
+        not suit the recipe.
     """
 
     def __init__(
@@ -53,29 +59,33 @@ class Trainer:
         folder: Path,
         source: str | os.PathLike | None = None,
         *,
+        device: str = "cpu",
         progress: bool = True,
     ) -> None:
-        self.recipe, self.folder = recipe, folder
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.recipe, self.folder, self.device = recipe, folder, device
         torch.manual_seed(recipe.seed)
-        layout = {"device": self.device, "memory_format": torch.channels_last}
+        layout = {"device": device, "memory_format": torch.channels_last}
         self.network = build_network(recipe).to(**layout)
-        self.average = build_network(recipe).to(**layout)
-        self.average.load_state_dict(self.network.state_dict())
-        self.best = self.average.state_dict()
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=0.01, fused=True)
-        self.noise = NoiseSchedule.cosine(recipe.T, recipe.first_beta)
+        self.average = AveragedModel(self.network, avg_fn=_forgetting(recipe.ema))
+        self.best = self.average.module.state_dict()
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), recipe.learning_rate, weight_decay=0.01, fused=True
+        )
+        self.rate = LambdaLR(self.optimizer, lambda step: learning_rate_factor(step, recipe))
+        self.noise = build_noise(recipe)
         pixels = data.scaled(np.arange(recipe.levels), recipe.levels)
-        self.scale = torch.as_tensor(pixels, dtype=torch.float32, device=self.device)
-        self.images, validation = self._read(recipe.dataset if source is None else source, progress)
-        self.validation = self._scaled(validation)
+        self.scale = torch.as_tensor(pixels, dtype=torch.float32, device=device)
+        sets = self._read(recipe.dataset if source is None else source, progress)
+        self.images, self.validation = sets[0], self._scaled(sets[1])
+        self.digest = hashlib.sha256(b"".join(s.cpu().numpy().tobytes() for s in sets)).hexdigest()
         self.step, self.history = 0, []
         self._resume()
 
     def run(self, *, progress: bool = True) -> Denoiser:
         """Train until the recipe ends or stops helping, and return the best averaged network.
 
-        "Best" is by the bound on the validation images, which no gradient sees.
+        "Best" is by the validation images, which no gradient sees: by the bound in bits/dim where
+        a variance is learned, else by L_simple.
         """
         recipe = self.recipe
         bar = tqdm(total=recipe.steps, initial=self.step, desc="train", disable=not progress)
@@ -85,10 +95,10 @@ class Trainer:
             if self.step % recipe.validate_every == 0 or self.step == recipe.steps:
                 self._validate()
                 self._checkpoint()
-                bar.set_postfix(loss=f"{loss:.4f}", bpd=f"{self.history[-1][1]:.3f}")
+                bar.set_postfix(loss=f"{loss:.4f}", validation=f"{self.history[-1][1]:.4f}")
         bar.close()
-        self.average.load_state_dict(self.best)
-        return self._denoiser(self.average)
+        self.average.module.load_state_dict(self.best)
+        return self._denoiser(self.average.module)
 
     def _read(self, source: str | os.PathLike, progress: bool) -> list[Tensor]:
         """Images to train on and to stop by, a byte a pixel."""
@@ -113,7 +123,7 @@ class Trainer:
             network,
             self.noise,
             predicts=recipe.predicts,
-            variance="learned_range",
+            variance=recipe.variance,
             shape=recipe.shape,
             levels=recipe.levels,
         )
@@ -131,52 +141,67 @@ class Trainer:
         denoiser = self._denoiser(self.network)
         self.network.train()
         simple, bound = losses(denoiser, x0, t, eps)
-        loss = simple.mean() + recipe.vlb_weight * bound.mean()
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * learning_rate_factor(step, recipe)
+        loss = simple.mean()
+        if bound is not None:
+            loss = loss + recipe.vlb_weight * bound.mean()
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimizer.step()
-        # The average starts as a plain mean and only then forgets.
-        decay = min(recipe.ema, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for mean, weight in zip(
-                self.average.parameters(), self.network.parameters(), strict=True
-            ):
-                mean.lerp_(weight, 1 - decay)
+        self.rate.step()
+        self.average.update_parameters(self.network)
         self.step += 1
         return loss.item()
 
     @torch.no_grad()
     def _validate(self) -> None:
-        """Estimate the bound with the same noise every time, so that changes are the model's."""
-        T, images = self.recipe.T, self.validation
-        denoiser, draws = self._denoiser(self.average), 32
-        generator = torch.Generator().manual_seed(self.recipe.seed)
-
-        def bound(t: np.ndarray) -> float:
-            eps = torch.randn(images.shape, generator=generator).to(self.device)
-            return losses(denoiser, images, t, eps)[1].mean().item() / T
-
-        # The decoder is most of the bound and one timestep of thousands: it gets its own draws.
-        score = np.mean([bound(np.ones(len(images), int)) for _ in range(4)])
-        places = (np.arange(len(images)) / len(images) + np.arange(draws)[:, None]) / draws
-        score += (T - 1) * np.mean([bound(2 + (place * (T - 1)).astype(int)) for place in places])
+        """Judge the average, with the same noise every time, so that changes are the model's."""
+        score = self._bound() if self.recipe.variance == "learned_range" else self._simple()
+        if not np.isfinite(score):
+            raise InputError(
+                f"the loss on the validation images is {score} after {self.step} steps: the run "
+                "has diverged; begin anew with a smaller learning rate"
+            )
         if all(score < earlier for _, earlier in self.history):
-            self.best = {k: w.clone() for k, w in self.average.state_dict().items()}
-        self.history.append((self.step, float(score)))
+            self.best = {k: w.clone() for k, w in self.average.module.state_dict().items()}
+        self.history.append((self.step, score))
+
+    def _bound(self, draws: int = 32) -> float:
+        """L_vlb in bits/dim. The decoder, most of it and one timestep of T, gets its own draws."""
+        T, images = self.recipe.T, self.validation
+        generator = torch.Generator().manual_seed(self.recipe.seed)
+        decoder = [self._losses(np.ones(len(images), int), generator)[1] for _ in range(4)]
+        jumps = [
+            self._losses(2 + (p * (T - 1)).astype(int), generator)[1]
+            for p in _places(draws, len(images))
+        ]
+        return float(np.mean(decoder) / T + (T - 1) / T * np.mean(jumps))
+
+    def _simple(self, draws: int = 32) -> float:
+        """L_simple over the whole grid."""
+        generator = torch.Generator().manual_seed(self.recipe.seed)
+        places = _places(draws, len(self.validation))
+        times = (1 + (place * self.recipe.T).astype(int) for place in places)
+        return float(np.mean([self._losses(t, generator)[0] for t in times]))
+
+    def _losses(self, t: np.ndarray, generator: torch.Generator) -> list[float]:
+        """Both losses of the average on the validation images, averaged."""
+        eps = torch.randn(self.validation.shape, generator=generator).to(self.device)
+        both = losses(self._denoiser(self.average.module), self.validation, t, eps)
+        return [loss.mean().item() for loss in both if loss is not None]
 
     def _checkpoint(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         state = {
             "recipe": repr(self.recipe),
+            "images": self.digest,
             "step": self.step,
             "history": self.history,
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
             "best": self.best,
             "optimizer": self.optimizer.state_dict(),
+            "rate": self.rate.state_dict(),
         }
         with replacing(self.folder / CHECKPOINT) as file:
             torch.save(state, file)
@@ -186,14 +211,28 @@ class Trainer:
         if not path.exists():
             return
         state = torch.load(path, map_location=self.device, weights_only=True)
-        if state["recipe"] != repr(self.recipe):
-            raise InputError(
-                f"{path} was made by another recipe; choose another folder or remove the file"
-            )
+        for name, own in (("recipe", repr(self.recipe)), ("images", self.digest)):
+            if state[name] != own:
+                raise InputError(
+                    f"{path} was made with another {name}; choose another folder or remove the file"
+                )
         self.step, self.history, self.best = state["step"], state["history"], state["best"]
-        self.network.load_state_dict(state["network"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for name in ("network", "average", "optimizer", "rate"):
+            getattr(self, name).load_state_dict(state[name])
+
+
+def _places(draws: int, count: int) -> np.ndarray:
+    """Places in [0, 1), evenly spread over all draws and examples together; (draws, count)."""
+    return (np.arange(count) / count + np.arange(draws)[:, None]) / draws
+
+
+def _forgetting(decay: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """An average that starts as a plain mean and only then forgets."""
+
+    def average(mean: Tensor, weight: Tensor, count: Tensor) -> Tensor:
+        return mean.lerp(weight, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
+
+    return average
 
 
 def learning_rate_factor(step: int, recipe: Recipe) -> float:
@@ -208,13 +247,14 @@ def train(
     folder: str | Path,
     *,
     data: str | os.PathLike | None = None,
+    device: str | None = None,
     progress: bool = True,
 ) -> Path:
     """Train a model from its recipe; run it again to continue a run that was cut off.
 
     Parameters
     ----------
-    name : {"digits", "fashion", "cifar10"}
+    name : {"digits", "fashion", "fashion-linear", "cifar10"}
         The recipe.
     folder : str or Path
         Receives the checkpoint while training and the model, a diffusers pipeline folder, at
@@ -222,6 +262,8 @@ def train(
     data : str or path, optional
         The images, as :func:`dpdiff.images` takes them. The digits are bundled; the other sets
         are yours to bring. Undivided images have a tenth of them, at most 256, held out.
+    device : str, optional
+        A torch device; by default the GPU if there is one.
     progress : bool
         Show progress bars.
 
@@ -244,9 +286,10 @@ def train(
             f"name the folder as data (on the command line --data); read are {FORMATS}"
         )
     folder = Path(folder)
-    trainer = Trainer(RECIPES[name], folder, data, progress=progress)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    trainer = Trainer(RECIPES[name], folder, data, device=device, progress=progress)
     denoiser = trainer.run(progress=progress)
-    models.save(
-        denoiser, folder, recipe=asdict(trainer.recipe), validation_bits_per_dim=trainer.history
-    )
+    judged = "bits_per_dim" if denoiser.outputs_variance else "l_simple"
+    about = {"recipe": asdict(trainer.recipe), f"validation_{judged}": trainer.history}
+    models.save(denoiser, folder, **about)
     return folder
