@@ -80,8 +80,9 @@ def solve(costs: Any, max_steps: int | None = None, method: str = "auto") -> Pla
 def _solver(costs: JumpCosts, max_steps: int, method: str) -> Solver:
     if method == "reference":
         return Reference(costs.rows, costs.T, max_steps)
-    if method == "envelope":
-        return Envelope(costs.lines(), max_steps)
+    lines = costs.lines()
+    if method == "envelope" and lines is not None:
+        return Envelope(lines, max_steps)
     dtype = np.float32 if method == "sweep32" else np.float64
     return Sweep(costs.rows, costs.T, max_steps, dtype)
 
