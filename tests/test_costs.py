@@ -191,7 +191,7 @@ def test_costs_of_another_model_are_refused(toy, costs):
 
 
 def test_schedule_of_another_grid_is_refused(costs):
-    with pytest.raises(InputError, match="T = 10"):
+    with pytest.raises(InputError, match="ends at 10, the training grid at T = 4000"):
         costs.edge_nats(Schedule([0, 10]))
 
 

@@ -164,8 +164,11 @@ def test_nan_and_minus_infinity_are_refused_and_located(method, bad, t, s):
 
 
 def test_the_jump_to_the_shortest_among_equals():
-    assert last_jump(np.array([0.0, 1.0, 0.0]), np.array([2.0, 1.0, 3.0]), 2.0) == 1
-    assert last_jump(np.array([0.0, 1.0]), np.array([2.0, 2.0]), 1.0) == -1
+    assert last_jump(np.array([0.0, 1.0, 0.0]), np.array([2.0, 1.0, 3.0]), 2.0, 0) == 1
+    # A total that no jump meets to the last bit: the least, and of equals the shortest jump.
+    assert last_jump(np.array([0.0, 0.0, 1.0]), np.array([2.0, 2.0, 2.0]), 1.0, 0) == 1
+    assert last_jump(np.array([0.0, 9.0]), np.array([2.0, 2.0]), 1.0, first=1) == 1
+    assert last_jump(np.array([np.inf]), np.array([2.0]), 1.0, 0) == -1
 
 
 @pytest.mark.parametrize("T", [1, 5, 64, 130])

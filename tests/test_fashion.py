@@ -65,7 +65,8 @@ def predict(denoiser, images, t):
 
     rows = np.arange(len(images))
     batch = noising.prepare(denoiser, images, np.full(len(rows), t), rows, seed=11)
-    return noising.predict(denoiser, batch)[:2]
+    x0, prediction = noising.predict(denoiser, batch)
+    return x0, prediction.x0
 
 
 def test_recorded_scores_are_of_this_model(denoiser):

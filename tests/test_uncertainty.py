@@ -94,7 +94,7 @@ def test_mean_is_the_difference_of_the_scores(repeated, rule):
         back = costs.difference(other, ONE)
         assert back == pytest.approx((-mean, stderr))
     assert costs.difference(ONE, Schedule(ONE.timesteps)) == (0, 0)
-    with pytest.raises(InputError, match="T = 10"):
+    with pytest.raises(InputError, match="ends at 10, the training grid at T = 12"):
         costs.difference(ONE, Schedule([0, 10]))
 
 
