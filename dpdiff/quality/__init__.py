@@ -10,7 +10,7 @@ from dpdiff.quality.estimate import Estimate
 from dpdiff.quality.fashion import fashion_classifier, fashion_features, fashion_reference
 from dpdiff.quality.frechet import frechet_difference, frechet_distance
 from dpdiff.quality.kernel import kernel_distance
-from dpdiff.quality.precision_recall import PrecisionRecall, precision_recall
+from dpdiff.quality.neighbours import PrecisionRecall, precision_recall
 
 __all__ = [
     "Estimate",

@@ -33,8 +33,7 @@ def precision_recall(
     Parameters
     ----------
     samples, real : array_like, shape (n_samples, d) and (n_real, d)
-        One row an example. More than ``neighbours`` rows each are needed. No real example may
-        have served to make the samples' features, and the samples may not contain real ones.
+        One row an example, more than ``neighbours`` rows each. The sets share no examples.
     neighbours : int
         The paper takes 3.
     progress : bool
