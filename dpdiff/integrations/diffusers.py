@@ -148,13 +148,7 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
     def set_timesteps(
         self, num_inference_steps: int | None = None, device: Any = None
     ) -> None:  # the pipelines' own call, so its arguments are theirs
-        """Begin anew; ``timesteps`` are the schedule's, 0-based and descending.
-
-        Raises
-        ------
-        InputError
-            If ``num_inference_steps`` is not the schedule's number of steps.
-        """
+        """Begin anew with the schedule's timesteps; another number of steps is an InputError."""
         steps = self.schedule.steps
         if num_inference_steps not in (None, steps):
             raise InputError(
