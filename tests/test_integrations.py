@@ -107,7 +107,7 @@ def test_every_parameterisation_steps_alike(toy, costs, monkeypatch, predicts, c
     """One step at a time, in float64, from one state."""
     ours = replace(toy, predicts=predicts, clip=clip)
     x = torch.from_numpy(random_streams.gaussian(0, 4000, range(N), ours.shape)).double()
-    ancestral, ddim = (
+    drawing, following = (
         kind.from_denoiser(ours, UNEVEN) for kind in (AncestralScheduler, UnevenDDIMScheduler)
     )
     for t, s in UNEVEN.jumps:
@@ -116,10 +116,10 @@ def test_every_parameterisation_steps_alike(toy, costs, monkeypatch, predicts, c
             "dpdiff.integrations.diffusers.randn_tensor", lambda *_, n=noise, **__: n
         )
         output = ours.network(x.float(), torch.full((N,), t - 1)).double()
-        step = ancestral.step(output, torch.tensor(t - 1), x)
+        step = drawing.step(output, torch.tensor(t - 1), x)
         torch.testing.assert_close(step.prev_sample, ancestral(ours, ours(x, t), x, t, s, noise))
         torch.testing.assert_close(step.pred_original_sample, ours(x, t).x0)
-        moved = ddim.step(output, t - 1, x, eta=0.5, return_dict=False)[0]
+        moved = following.step(output, t - 1, x, eta=0.5, return_dict=False)[0]
         torch.testing.assert_close(moved, ddim(ours, ours(x, t), x, t, s, noise, 0.5))
 
 
@@ -147,7 +147,7 @@ def test_saved_pipelines_keep_scheduler_and_schedule(pipe, denoiser, costs, tmp_
         assert after.timesteps.tolist() == UNEVEN.to_diffusers()
         assert after.noise.fingerprint == before.noise.fingerprint
         assert after.config.variance_type == before.config.variance_type
-        np.testing.assert_array_equal(after.config.mse, before.config.mse)
+        np.testing.assert_array_equal(after.config.error, before.config.error)
 
 
 def test_ddim_pipelines_replace_whatever_they_are_built_with(denoiser):
