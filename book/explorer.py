@@ -159,6 +159,7 @@ def document(name: str, kept: dict | None = None) -> dict:
         "costs": packed(slim(costs)),
         "gaps": [gaps(schedule) for schedule in chosen["dp"]],
         "held_out": held_out(name),
+        "images": IMAGES[name],
         "samples": kept or samples(name, chosen, full),
     }
 

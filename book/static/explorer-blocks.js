@@ -11,8 +11,9 @@
       this.axis = new Axis(costs, MARGIN.left, width - MARGIN.right);
       this.top = MARGIN.top;
       this.floor = height - MARGIN.bottom;
-      this.hill = add(svg, "path", { class: "hill" });
       this.yours = add(svg, "g", { class: "blocks" });
+      this.hill = add(svg, "path", { class: "hill" });
+      this.numbers = add(svg, "g");
       this.best = add(svg, "path", { class: "stroke dp" });
       this.scale = add(svg, "g");
       axisAcross(svg, this.axis, this.floor + 20);
@@ -68,11 +69,12 @@
     /** Draw a reader's blocks, with what each costs where there is room for the number. */
     draw(nodes) {
       this.yours.replaceChildren();
+      this.numbers.replaceChildren();
       for (const [from, to, height, bits] of this.jumps(nodes)) {
         const y = this.y(height), tall = height > this.most;
         add(this.yours, "rect", { x: from, y, width: Math.max(to - from, 0), height: this.floor - y });
         if (to - from < 40) continue;
-        add(this.yours, "text", { x: (from + to) / 2, y: y + (this.floor - y > 22 ? 15 : -5), "text-anchor": "middle" },
+        add(this.numbers, "text", { x: (from + to) / 2, y: y + (this.floor - y > 22 ? 15 : -5), "text-anchor": "middle" },
           bits.toFixed(bits < 0.0995 ? 3 : 2) + (tall ? " ↑" : ""));
       }
     }

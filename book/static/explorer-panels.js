@@ -169,10 +169,13 @@
     const { model, paths, sampler } = view, { samples } = model.data;
     container.replaceChildren();
     if (!samples) return;
+    // A strip holds images side by side with one pixel between them, which is left out.
+    const pixels = model.costs.about.shape[2], share = (x) => `${(100 * x) / (model.data.images * (pixels + 1) - 1)}%`;
+    const gaps = `repeating-linear-gradient(90deg, #000 0 ${share(pixels)}, transparent ${share(pixels)} ${share(pixels + 1)})`;
     const row = (name, note, base64, alt) => {
       const strip = make(container, "div", { class: "explorer-strip" }), label = make(strip, "span", {}, name);
       if (note) make(label, "small", {}, note);
-      make(strip, "img", { src: `data:image/png;base64,${base64}`, alt });
+      make(strip, "img", { src: `data:image/png;base64,${base64}`, alt, style: `mask-image: ${gaps}; -webkit-mask-image: ${gaps}` });
     };
     const [, budget] = nearestDrawn(view, view.results.nodes("dp", view.steps));
     for (const [kind, nodes] of Object.entries(paths)) {
