@@ -42,21 +42,13 @@
       return element;
     }
 
-    /** Begin with a model, its results, and a list of nodes. */
-    play(model, results, nodes) {
-      Object.assign(this, { model, results, nodes: [...nodes], steps: nodes.length - 1 });
+    /** Begin with a model, its results, and a list of nodes. `frozen` says why they cannot be moved, if so it is. */
+    play(model, results, nodes, frozen) {
+      Object.assign(this, { model, results, nodes: [...nodes], steps: nodes.length - 1, frozen });
       this.draw();
-      return this.say(this.steps > 1 ? "Drag a round handle, or move to it with Tab and press the arrow keys; Shift makes them fine."
-        : "One step has nothing to place: choose two or more.");
-    }
-
-    /** Take the handles away, and say why; or give them back. */
-    hold(byHand, why) {
-      this.canvas.classList.toggle("explorer-held", !byHand);
-      for (const handle of this.handles) handle.setAttribute("tabindex", byHand ? 0 : -1);
-      this.frozen = !byHand;
-      for (const button of this.buttons.children) button.disabled = !byHand;
-      if (!byHand) this.say(why);
+      for (const button of this.buttons.children) button.disabled = Boolean(frozen);
+      this.say(frozen ?? (this.steps > 1 ? "Drag a round handle, or move to it with Tab and press the arrow keys; Shift makes them fine."
+        : "One step has nothing to place: choose two or more."));
     }
 
     get optimum() {
