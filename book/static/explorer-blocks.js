@@ -1,5 +1,6 @@
 /* The picture behind the game. Every jump is a block over the stretch of log SNR that it covers, and its area is its
-   cost; the shaded hill under the blocks is what all steps together cost. What stands out of the hill is lost. */
+   cost; the shaded hill under the blocks is what all steps together cost. What stands out of the hill is lost; a large jump of a model that is not perfect may also
+   gain a little, where it lies below. */
 ((explorer) => {
   "use strict";
   const { add, line, Axis, axisAcross } = explorer;
@@ -13,7 +14,7 @@
       this.floor = height - MARGIN.bottom;
       this.yours = add(svg, "g", { class: "blocks" });
       this.hill = add(svg, "path", { class: "hill" });
-      this.numbers = add(svg, "g");
+      this.numbers = add(svg, "g", { class: "numbers" });
       this.best = add(svg, "path", { class: "stroke dp" });
       this.scale = add(svg, "g");
       axisAcross(svg, this.axis, this.floor + 20);

@@ -31,7 +31,7 @@
   }
 
   const line = (points) => "M" + points.map((p) => p.map((v) => v.toFixed(1)).join(",")).join("L");
-  const three = (x) => x.toFixed(3);
+  const three = (x) => x.toFixed(3).replace("-", "−");
   const count = (K) => K.toLocaleString("en") + (K === 1 ? " step" : " steps");
 
   /** Places of timesteps along log SNR: noise at `left`, data at `right`, and t = 0, which has none, in a slot of its own. */

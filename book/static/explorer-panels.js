@@ -29,17 +29,18 @@
   function curve(container, view) {
     const { model, results, paths } = view, { svg, width } = picture(container, 320), floor = 278, left = 42, right = width - 12;
     const kinds = Object.keys(paths), curves = kinds.filter((kind) => results.bits[kind]);
-    const values = curves.flatMap((kind) => results.bits[kind]), most = Math.max(results.bits.dp[0], ...values), soft = 0.06 * (most - results.all);
+    const values = curves.flatMap((kind) => results.bits[kind]), most = Math.max(results.bits.dp[0], ...values), least = Math.min(results.all, ...values);
+    const soft = 0.06 * (most - least);
     const atK = (K) => left + (Math.log2(K) / Math.log2(results.largest)) * (right - left);
-    // Most of what is to be seen lies near the level of all steps: a logarithmic scale above it.
-    const atBits = (bits) => floor - 14 - (Math.log(1 + (bits - results.all) / soft) / Math.log(1 + (most - results.all) / soft)) * (floor - 34);
+    // Most of what is to be seen lies near the lowest level: a logarithmic scale above it.
+    const atBits = (bits) => floor - 14 - (Math.log(1 + (bits - least) / soft) / Math.log(1 + (most - least) / soft)) * (floor - 34);
     const toK = (x) => Math.round(2 ** (((Math.min(Math.max(x, left), right) - left) / (right - left)) * Math.log2(results.largest)));
     for (let K = 1; K <= results.largest; K *= 2) add(svg, "text", { x: atK(K), y: floor + 17, "text-anchor": "middle" }, K);
     add(svg, "text", { x: (left + right) / 2, y: floor + 36, "text-anchor": "middle" }, "steps K (network calls)");
     add(svg, "path", { d: line([[left, floor], [right, floor]]), class: "axis" });
-    const size = [0.1, 0.2, 0.5, 1, 2].find((s) => (most - results.all) / s < 14) ?? 5;
+    const size = [0.1, 0.2, 0.5, 1, 2].find((s) => (most - least) / s < 14) ?? 5;
     let low = Infinity;
-    for (let bits = Math.ceil(results.all / size) * size; bits <= most; bits += size) {
+    for (let bits = Math.ceil(least / size) * size; bits <= most; bits += size) {
       if (low - atBits(bits) < 18) continue;
       low = atBits(bits);
       add(svg, "path", { d: line([[left, low], [right, low]]), class: "grid" });
@@ -199,7 +200,7 @@
     const row = (name, bits, score) => {
       const cells = make(body, "tr");
       make(cells, "th", { scope: "row" }, name);
-      for (const text of [three(bits), `+${three(bits - results.all)}`]) make(cells, "td", {}, text);
+      for (const text of [three(bits), `${bits < results.all ? "" : "+"}${three(bits - results.all)}`]) make(cells, "td", {}, text);
       if (fair) make(cells, "td", {}, score ? `${three(score[0])} ± ${three(score[1])}` : "not scored");
     };
     for (const [kind, nodes] of Object.entries(paths)) row(KINDS[kind], model.costs.score(nodes), fair?.[kind]?.[K]);
