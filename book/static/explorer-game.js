@@ -109,7 +109,7 @@
         ["Even", this.results.bits.even[this.steps - 1], "even"], ["Quadratic", this.results.bits.quadratic[this.steps - 1], "quadratic"],
         [`All ${this.model.costs.T.toLocaleString("en")} steps`, this.results.all, "all"]];
       this.score.replaceChildren();
-      for (const [name, bits, kind] of entries) {
+      for (const [name, bits, kind] of this.frozen ? entries.slice(1) : entries) {
         const entry = make(this.score, "div", { class: kind });
         make(entry, "dt", {}, name);
         make(entry, "dd", {}, three(bits));
