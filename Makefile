@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup book test lint unit lessons figures explorer links accessibility bench clean
+.PHONY: help setup book test lint unit lessons figures explorer links accessibility play bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' \
@@ -44,7 +44,7 @@ lessons: $(READY)  ## run the lessons again and store their text outputs, withou
 figures: $(READY)  ## draw the pictures of the README and the welcome page
 	@$(BIN)/python book/figures.py
 
-explorer: $(READY)  ## compute what the explorer page shows (about five minutes)
+explorer: $(READY)  ## compute what the explorer page shows (about ten minutes)
 	@$(BIN)/python book/explorer.py
 
 links: $(READY)  ## ask the built book's links to other sites whether they answer (needs a network)
@@ -56,6 +56,13 @@ accessibility:  ## look at the built book in a browser with axe-core (needs npm 
 	@mkdir -p _build/browser && cp book/browser/* _build/browser
 	@npm install --prefix _build/browser --no-audit --no-fund --silent
 	@node _build/browser/check.mjs _build/html
+
+play:  ## play with the built explorer in a browser, with mouse, touch and keys (needs npm and Chromium)
+	@test -d _build/html || { echo "There is no built book: run make book first." >&2; exit 1; }
+	@command -v npm >/dev/null || { echo "npm is missing: install Node.js 18 or newer" >&2; exit 1; }
+	@mkdir -p _build/browser && cp book/browser/* _build/browser
+	@npm install --prefix _build/browser --no-audit --no-fund --silent
+	@node _build/browser/explorer.mjs _build/html dpdiff/models/digits/costs.npz
 
 bench: $(READY)  ## time the solvers
 	@$(BIN)/python benchmarks/solvers.py

@@ -1,103 +1,265 @@
-"""The explorer's data are what the package computes, and its page is whole without a network."""
+"""The explorer: its data and JavaScript say what the package computes, and need no network."""
 
+import base64
+import io
 import json
 import re
 import runpy
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import dpdiff
 
 BOOK = Path(__file__).resolve().parent.parent / "book"
+STATIC = BOOK / "static"
+RUNNER = Path(__file__).resolve().parent / "explorer_in_node.js"
 MODULE = runpy.run_path(str(BOOK / "explorer.py"))
-DATA = MODULE["read"]()
-LARGEST = 256
+MODELS = tuple(MODULE["MODELS"])
+NODE = shutil.which("node")
+needs_node = pytest.mark.skipif(NODE is None, reason="node is not installed")
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def costs():
-    return dpdiff.load_costs("digits").smoothed()
+def data(model):
+    return MODULE["read"](model)
 
 
 @pytest.fixture(scope="module")
-def plan(costs):
-    return dpdiff.solve(costs, max_steps=LARGEST)
+def costs(model):
+    return dpdiff.load_costs(model).smoothed()
 
 
-def nodes(kind, steps):
-    return (0, *np.cumsum(DATA["gaps"][kind][steps - 1]).tolist())
+@pytest.fixture(scope="module")
+def packed(data, tmp_path_factory):
+    path = tmp_path_factory.mktemp("packed") / "costs.npz"
+    path.write_bytes(base64.b64decode(data["costs"]))
+    return dpdiff.Costs.load(path)
 
 
-def test_every_path_is_the_solvers(plan):
-    for steps, schedule in enumerate(plan.schedules(range(1, LARGEST + 1)), start=1):
-        assert nodes("dp", steps) == schedule.timesteps, steps
+def some_schedules(T, count=40):
+    """Even, quadratic and random ones, those with extreme last jumps among them."""
+    rng = np.random.default_rng(0)
+    inner = [
+        np.sort(rng.choice(T - 1, rng.integers(1, 20), replace=False)) + 1 for _ in range(count)
+    ]
+    nodes = [(0, *map(int, middle), T) for middle in inner] + [(0, T), (0, 1, T), (0, T - 1, T)]
+    named = [getattr(dpdiff.Schedule, kind)(T, 8) for kind in ("even", "quadratic")]
+    return [dpdiff.Schedule(path) for path in nodes] + named
 
 
-def test_bits_are_those_of_the_costs(costs, plan):
-    np.testing.assert_allclose(DATA["bits"]["dp"], plan.values[1:], atol=6e-5)
-    for kind in ("even", "quadratic"):
-        for steps in (2, 8, 37, 256):
-            schedule = getattr(dpdiff.Schedule, kind)(costs.T, steps)
-            assert nodes(kind, steps) == schedule.timesteps
-            assert DATA["bits"][kind][steps - 1] == pytest.approx(
-                costs.bound(schedule)[0], abs=6e-5
-            )
-    every = costs.bound(dpdiff.Schedule(range(costs.T + 1)))[0]
-    assert DATA["all_bits"] == pytest.approx(every, abs=6e-5)
+def total(costs, schedule):
+    return costs.unit(costs.edge_nats(schedule).sum())
 
 
-def test_no_schedule_beats_the_optimal_one():
-    bits = {kind: np.array(curve) for kind, curve in DATA["bits"].items()}
-    assert {len(curve) for curve in bits.values()} == {LARGEST}
-    assert (bits["dp"] <= np.minimum(bits["even"], bits["quadratic"]) + 1e-4).all()
-    assert (np.diff(bits["dp"]) <= 0).all()
+def node(**request):
+    """What the JavaScript answers."""
+    command = [NODE, str(RUNNER)]
+    text = json.dumps({"static": str(STATIC), **request})
+    run = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
+    return json.loads(run.stdout)
 
 
-def test_the_map_shows_the_costs(costs):
-    shown = DATA["map"]
-    assert [len(row) for row in shown["rows"]] == list(range(1, 101))
-    step = (shown["high"] - shown["low"]) / 35
-    for i, j in [(0, 0), (50, 0), (50, 50), (99, 3), (99, 99)]:
-        found = shown["low"] + step * int(shown["rows"][i][j], 36)
-        t, s = (i + 1) * costs.T // 100, j * costs.T // 100
-        assert found == pytest.approx(np.log10(costs.rows(t, t + 1)[0, s]), abs=0.51 * step + 1e-3)
+# ---- the data ----
+
+
+def test_packed_costs_score_as_the_models_do_to_the_printed_digit(costs, packed):
+    for rule in costs.variances:
+        ours, theirs = costs.with_variance(rule), packed.with_variance(rule)
+        for schedule in some_schedules(costs.T):
+            expected, found = total(ours, schedule), total(theirs, schedule)
+            assert found == pytest.approx(expected, abs=1e-5, rel=1e-6), (rule, schedule.timesteps)
+            if expected < 10:  # what anybody would place
+                assert f"{found:.3f}" == f"{expected:.3f}", (rule, schedule.timesteps)
+
+
+def test_every_path_is_the_solvers(data, costs):
+    plan = dpdiff.solve(costs, max_steps=len(data["gaps"]))
+    assert len(data["gaps"]) == MODULE["LARGEST"]
+    for steps, gaps in enumerate(data["gaps"], start=1):
+        assert (0, *np.cumsum(gaps).tolist()) == plan.schedule(steps).timesteps, steps
+
+
+def test_scores_and_costs_are_of_the_bundled_model(data, packed, model):
+    assert data["held_out"] == MODULE["held_out"](model)
+    measured = dpdiff.load_costs(model).provenance
+    assert packed.provenance == json.loads(json.dumps(measured)) | {"smoothing_width": 0.2}
+
+
+def picture(text):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))).astype(int)
 
 
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
-def test_digits_are_drawn_by_the_schedule_beside_them(plan, sampler):
-    again = MODULE["draw"](dpdiff.load("digits"), plan.schedule(5), sampler)
-    levels = [
-        np.array([int(c, 17) for c in text])
-        for text in (
-            again,
-            DATA["samples"][sampler]["dp"]["5"],
-            DATA["samples"][sampler]["dp"]["6"],
-        )
-    ]
+def test_images_are_drawn_by_the_schedule_beside_them(data, model, sampler):
+    denoiser, drawn = dpdiff.load(model), data["samples"][sampler]["dp"]
+    schedule = dpdiff.Schedule((0, *np.cumsum(data["gaps"][3]).tolist()))
+    levels = min(denoiser.levels, 17)
+    again = MODULE["draw"](denoiser, schedule, sampler, data["images"], levels).astype(int)
     # Another machine may round a pixel to the next level.
-    assert np.abs(levels[0] - levels[1]).max() <= 1
-    assert np.abs(levels[0] - levels[2]).max() > 1
+    assert np.abs(again - picture(drawn["4"])).max() <= 255 / (levels - 1) + 1
+    assert np.abs(again - picture(drawn["8"])).max() > 64
 
 
-def test_every_sampled_budget_has_its_digits():
-    assert DATA["sampled"] == list(MODULE["SAMPLED"])
-    for drawn in DATA["samples"].values():
-        assert len(drawn["all"]) == 8 * 64
+def test_every_sampled_budget_has_its_images(data, costs, model):
+    width = data["images"] * (costs.shape[2] + 1) - 1
+    for drawn in data["samples"].values():
+        assert ("all" in drawn) == (model in MODULE["WHOLE"])
         for kind in ("even", "quadratic", "dp"):
-            assert [int(steps) for steps in drawn[kind]] == DATA["sampled"]
-            assert {len(text) for text in drawn[kind].values()} == {8 * 64}
+            assert [int(steps) for steps in drawn[kind]] == list(MODULE["SAMPLED"][model])
+            assert {picture(text).shape for text in drawn[kind].values()} == {
+                (costs.shape[1], width)
+            }
 
 
-def test_costs_and_scores_are_of_the_bundled_model(costs):
-    assert DATA["costs"] == json.loads(json.dumps(costs.provenance))
-    assert DATA["held_out"] == MODULE["held_out"]()
+# ---- the JavaScript ----
+
+
+@needs_node
+def test_the_page_scores_bundled_models_as_dpdiff_does(costs, model):
+    schedules = [s for s in some_schedules(costs.T) if total(costs, s) < 10]
+    found = node(file={"bundled": model}, scores=[s.timesteps for s in schedules])["scores"]
+    expected = [total(costs, schedule) for schedule in schedules]
+    assert len(schedules) > 20
+    assert [f"{bits:.3f}" for bits in found] == [f"{bits:.3f}" for bits in expected]
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A reader's costs: a noisy learned variance on a short grid; the file, and the costs."""
+    T, J, rng = 150, 10, np.random.default_rng(1)
+    noise, t = dpdiff.NoiseSchedule.linear(T), np.linspace(0, 1, T + 1)
+    mse = 40 * t**1.5 * rng.uniform(0.9, 1.1, T + 1)
+    points = (1 + np.cos(np.pi * (np.arange(J) + 0.5) / J)) / 2 * 5 * t[:, None]
+    statistics = {
+        "mse": mse,
+        "decoder_fixed": 60 + 300 * t**0.7,
+        "decoder_optimal": 55 + 320 * t**0.8,
+        "decoder_learned_range": 50 + 300 * t**0.75,
+        "penalty": 48 * (0.4 * points + np.exp(-0.4 * points) - 1),
+        "error": mse[:, None] * np.exp(-0.4 * points),
+        "prior": np.array(0.25),
+    }
+    for name in ("mse", "decoder_fixed", "decoder_optimal", "decoder_learned_range"):
+        statistics[name + "_var"] = np.ones(T + 1)
+    for name in ("penalty_var", "error_var", "penalty_error_cov"):
+        statistics[name] = np.ones((T + 1, J), np.float32)
+    about = {"per_step": 4, "model": "é"}  # beyond ASCII, as names can be
+    costs = dpdiff.Costs(noise, (3, 4, 4), "learned_range", statistics, about)
+    path = tmp_path_factory.mktemp("own") / "costs.npz"
+    costs.save(path)
+    return path, costs
+
+
+@needs_node
+@pytest.mark.parametrize("rule", ["small", "large", "learned_range", "optimal"])
+@pytest.mark.parametrize("smooth", [False, True])
+def test_a_readers_file_is_solved_as_dpdiff_solves_it(own, rule, smooth):
+    path, costs = own
+    costs = (costs.smoothed() if smooth else costs).with_variance(rule)
+    jumps = [(1, 0), (150, 0), (2, 1), (150, 1), (150, 149), (77, 30), (99, 98)]
+    schedules = some_schedules(costs.T)
+    found = node(
+        file=str(path), variance=rule, smooth=smooth, jumps=jumps, solve=64,
+        scores=[schedule.timesteps for schedule in schedules],
+    )  # fmt: skip
+    np.testing.assert_allclose(found["jumps"], costs.costs_of(*np.array(jumps).T), rtol=1e-9)
+    expected = [total(costs, schedule) for schedule in schedules]
+    np.testing.assert_allclose(found["scores"], expected, rtol=1e-9)
+    plan = dpdiff.solve(costs, max_steps=64)
+    assert len(found["paths"]) == 64
+    for steps, nodes in enumerate(found["paths"], start=1):
+        assert tuple(nodes) == plan.schedule(steps).timesteps, steps
+
+
+@needs_node
+def test_statistics_as_json_are_read_as_the_page_tells(own, tmp_path):
+    _, costs = own
+    shown = re.search(r"```python\n(.*?)```", (BOOK / "explorer.md").read_text(), re.DOTALL)[1]
+    names = {"betas": costs.noise.betas, "mse": costs.mse}
+    names["decoder"] = costs.statistics["decoder_fixed"]
+    exec(shown.replace("costs.json", str(tmp_path / "costs.json")).replace("32", "4"), names)
+    found = node(file=str(tmp_path / "costs.json"), solve=8)
+    assert found["variances"] == ["small", "large"]
+    plan = dpdiff.solve(costs.with_variance("small"), max_steps=8)
+    assert [tuple(nodes) for nodes in found["paths"]] == [
+        plan.schedule(steps).timesteps for steps in range(1, 9)
+    ]
+
+
+def without(document, name):
+    return {key: value for key, value in document.items() if key != name}
+
+
+@needs_node
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (lambda d: b"PK\x03\x04 and nothing else, not even a directory", "no .npz file"),
+        (lambda d: b"{", "no valid JSON"),
+        (lambda d: json.dumps(without(d, "mse")).encode(), 'has no "mse"'),
+        (lambda d: json.dumps(without(d, "shape")).encode(), 'has no "shape"'),
+        (lambda d: json.dumps(without(d, "decoder_fixed")).encode(), "decoder_fixed"),
+        (lambda d: json.dumps(d | {"mse": d["mse"][1:]}).encode(), "should be 5, for t = 0 … 4"),
+        (lambda d: json.dumps(d | {"betas": [0.1, 0.2, 0, 0.4]}).encode(), "betas"),
+        (lambda d: json.dumps(d | {"version": 2}).encode(), "version 2"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(tmp_path, spoil, complaint):
+    sound = {"shape": [1, 2, 2], "betas": [0.1, 0.2, 0.3, 0.4], "mse": [0, 1, 2, 3, 4]}
+    sound["decoder_fixed"] = [0, 1, 2, 3, 4]
+    (tmp_path / "sound").write_text(json.dumps(sound))
+    assert len(node(file=str(tmp_path / "sound"), solve=4)["paths"]) == 4
+    (tmp_path / "spoilt").write_bytes(spoil(sound))
+    assert complaint in node(file=str(tmp_path / "spoilt"))["error"]
+
+
+@needs_node
+def test_an_unpacked_file_and_one_that_is_cut_off(own, tmp_path):
+    path, costs = own
+    whole = path.read_bytes()
+    for size in (50, len(whole) // 2, len(whole) - 1):
+        (tmp_path / "cut").write_bytes(whole[:size])
+        assert re.search("cut off", node(file=str(tmp_path / "cut"))["error"])
+    with np.load(path) as arrays:
+        np.savez(tmp_path / "stored.npz", **arrays)
+        np.savez(tmp_path / "other.npz", x=arrays["mse"])
+    found = node(file=str(tmp_path / "stored.npz"), scores=[[0, 50, 150]])["scores"]
+    assert found == pytest.approx([total(costs, dpdiff.Schedule([0, 50, 150]))], rel=1e-9)
+    assert "Costs.save" in node(file=str(tmp_path / "other.npz"))["error"]
+
+
+@needs_node
+def test_even_and_quadratic_steps_are_dpdiffs():
+    asked = [(4000, k, power) for k in (1, 2, 7, 63, 256) for power in (1, 2)] + [(10, 8, 2)]
+    kinds = {1: dpdiff.Schedule.even, 2: dpdiff.Schedule.quadratic}
+    expected = [list(kinds[power](T, steps).timesteps) for T, steps, power in asked]
+    assert node(spaced=asked)["spaced"] == expected
+
+
+# ---- the pages ----
 
 
 def test_the_page_is_small_and_needs_nothing_from_elsewhere():
-    static = BOOK / "static"
-    assert sum(path.stat().st_size for path in static.glob("explorer*")) < 1e6
-    for path in (static / "explorer.js", static / "explorer.css", BOOK / "explorer.md"):
+    assert sum(path.stat().st_size for path in STATIC.glob("explorer*")) < 5e6
+    small = [path for path in STATIC.glob("explorer*") if path.stem[9:] not in MODELS]
+    for path in (*small, BOOK / "explorer.md"):
         links = re.findall(r"https?://[^\s\"'`)]+", path.read_text())
         assert set(links) <= {"http://www.w3.org/2000/svg"}, path.name
+        assert path.suffix != ".js" or len(path.read_text().splitlines()) <= 250, path.name
+
+
+@pytest.mark.parametrize("page", ["explorer.md", "welcome.md"])
+def test_scripts_that_a_page_loads_exist(page):
+    loaded = re.findall(r'"\.\./_static/(explorer[\w.-]+)"', (BOOK / page).read_text())
+    assert len(loaded) > 5
+    assert all((STATIC / name).exists() for name in loaded)
