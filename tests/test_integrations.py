@@ -18,6 +18,7 @@ from dpdiff.integrations import snippets
 from dpdiff.integrations.diffusers import AncestralScheduler, UnevenDDIMScheduler
 from dpdiff.noise import NoiseSchedule
 from dpdiff.runtime import random_streams
+from dpdiff.sampling import ancestral, ddim
 
 UNEVEN = Schedule([0, 90, 240, 900, 1000, 2600, 4000])
 RULES = ("small", "large", "learned_range", "optimal")
