@@ -214,9 +214,11 @@ def sample(
     with workers.named(), bar:
         for rows in own:
             begin, noises = _noises(seed, rows, denoiser.shape, schedule, random, x_T)
-            states = walk(halving_batches(denoiser), schedule, begin, step, noises)
-            *_, last = (bar.update() or state for state in states)
-            drawn.append((rows, last.x.cpu().numpy()))
+            x = begin
+            for state in walk(halving_batches(denoiser), schedule, begin, step, noises):
+                x = state.x
+                bar.update()
+            drawn.append((rows, x.cpu().numpy()))
     samples = torch.empty((n if workers.first else 0, *denoiser.shape))
     for rows, x in (piece for share in workers.gather(drawn) for piece in share):
         samples[rows] = torch.from_numpy(x)
