@@ -230,6 +230,20 @@ def test_every_exercise_has_a_solution(notebook):
     assert sorted(exercises) == sorted(re.findall(r"\{solution-start\} (\S+)", text))
 
 
+def test_solutions_and_hidden_checks_are_folded_in_jupyterlab(notebook):
+    solving = False
+    for cell in notebook["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            solving = "{solution-start}" in text or (solving and "{solution-end}" not in text)
+            continue
+        tags = cell["metadata"].get("tags", [])
+        folded = cell["metadata"].get("jupyter", {})
+        hidden = solving or "remove-cell" in tags
+        assert folded.get("source_hidden", False) == (hidden or "hide-input" in tags), cell["id"]
+        assert folded.get("outputs_hidden", False) == hidden, cell["id"]
+
+
 def test_every_check_accepts_a_solution_and_refuses_wrong_answers(notebook):
     """The cells that show it run with the lesson; here, that none is missing."""
     code = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
