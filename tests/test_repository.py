@@ -242,6 +242,8 @@ def test_solutions_and_hidden_checks_are_folded_in_jupyterlab(notebook):
         hidden = solving or "remove-cell" in tags
         assert folded.get("source_hidden", False) == (hidden or "hide-input" in tags), cell["id"]
         assert folded.get("outputs_hidden", False) == hidden, cell["id"]
+        # JupyterLab shows the first line of a folded cell.
+        assert text.startswith("# Solution\n") or not solving, cell["id"]
 
 
 def test_every_check_accepts_a_solution_and_refuses_wrong_answers(notebook):
