@@ -9,9 +9,9 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-from cases import LineCosts, random_table, timed
+from cases import random_table, synthetic_lines, timed
 
-from dpdiff.plan import solve
+from dpdiff.solvers.plan import solve
 
 
 def peak() -> int:
@@ -25,7 +25,7 @@ def peak() -> int:
 def compilation() -> dict:
     """The first call of each method, on a grid so small that only the compiler counts."""
     methods = {"sweep": "sweep", "sweep32": "sweep32", "envelope": "envelope"}
-    costs = LineCosts(8, "small")
+    costs = synthetic_lines(8, "small")
     return {
         name: timed(lambda m=m: solve(costs, method=m).schedule(3)) for name, m in methods.items()
     }
@@ -43,8 +43,8 @@ def memory(T: int, max_steps: int) -> dict:
 
 def long_grid(T: int, max_steps: int) -> dict:
     """The envelope on a grid whose table nobody could store, with a path for each power of two."""
-    solve(LineCosts(64, "small")).schedule(2)
-    costs, before = LineCosts(T, "small"), peak()
+    solve(synthetic_lines(64, "small")).schedule(2)
+    costs, before = synthetic_lines(T, "small"), peak()
     begin = perf_counter()
     plan = solve(costs, max_steps)
     solved = perf_counter()

@@ -12,43 +12,26 @@ from time import perf_counter
 import numpy as np
 from numba import config, njit
 
-from dpdiff.envelope import Lines
+from dpdiff.solvers.protocols import Lines
+from dpdiff.variance import RULES
 
-VARIANCES = ("small", "large", "learned_range", "optimal")
 DIMS = 3072
 
 
-class LineCosts:
-    """Costs of a diffusion model of 3,072 dimensions, every m(t) with 5 % noise of its own."""
-
-    def __init__(self, T: int, variance: str, noise: float = 0.05) -> None:
-        self.T = T
-        t = np.arange(T + 1)
-        g2 = np.sin((0.01 + 0.98 * t / T) * np.pi / 2) ** 2
-        snr = (1 - g2) / g2
-        spread = np.exp(noise * np.random.default_rng(0).standard_normal(T + 1))
-        m = 0.05 * DIMS * (1 + snr) ** -0.9 * spread
-        first = DIMS * (6 + 0.5 * np.log(g2 + 1e-3))
-        if variance == "small":
-            self._lines = Lines(-0.5 * snr * m, 0.5 * m, np.zeros(T + 1), snr, first)
-        else:
-            const = 0.5 * (DIMS * (np.log(g2) - 1) + m / g2)
-            x, intercept = 0.5 * (DIMS - m / g2) / g2, -0.5 * DIMS * np.log(g2)
-            self._lines = Lines(const, x, intercept, g2, first)
-
-    def lines(self) -> Lines:
-        return self._lines
-
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        const, x, intercept, slope, first = self._lines
-        t, s = np.arange(start, stop)[:, None], np.arange(stop)
-        block = (const[t] + slope[s] * x[t]) + intercept[s]
-        block[:, 0] = first[start:stop]
-        block[s >= t] = np.inf
-        return block
-
-    def bits_per_dim(self, nats: np.ndarray) -> np.ndarray:
-        return nats / (DIMS * np.log(2))
+def synthetic_lines(T: int, kind: str, noise: float = 0.05, seed: int = 0) -> Lines:
+    """Costs as a diffusion model of 3,072 dimensions has them, each m(t) with noise of its own."""
+    t = np.arange(T + 1)
+    g2 = np.sin((0.01 + 0.98 * t / T) * np.pi / 2) ** 2
+    snr = (1 - g2) / g2
+    spread = np.exp(noise * np.random.default_rng(seed).standard_normal(T + 1))
+    m = 0.05 * DIMS * (1 + snr) ** -0.9 * spread
+    first = DIMS * (6 + 0.5 * np.log(g2 + 1e-3))
+    if kind == "small":
+        return Lines(-0.5 * snr * m, 0.5 * m, 0 * m, snr, first)
+    if kind == "large":
+        const = 0.5 * (DIMS * (np.log(g2) - 1) + m / g2)
+        return Lines(const, 0.5 * (DIMS - m / g2) / g2, -0.5 * DIMS * np.log(g2), g2, first)
+    return Lines(t * m, m, 0 * m, -1.0 * t, t * m)
 
 
 def random_table(T: int) -> np.ndarray:
@@ -68,7 +51,7 @@ def digits_costs() -> dict:
         costs = dpdiff.load_costs("digits")
     except (AttributeError, ImportError, OSError, ValueError):
         return {}
-    return {f"digits {rule}": costs.with_variance(rule) for rule in VARIANCES}
+    return {f"digits {rule}": costs.with_variance(rule) for rule in RULES}
 
 
 def timed(work, repeats: int = 1) -> float:

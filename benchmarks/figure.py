@@ -7,7 +7,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from dpdiff.style import STYLE
+from dpdiff.plotting.style import STYLE
 
 HERE = Path(__file__).parent
 LOOK = {

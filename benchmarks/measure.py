@@ -23,13 +23,15 @@ import numpy as np
 import torch
 from cases import machine
 
-from dpdiff import batches, statistics, workers
+from dpdiff import noising
+from dpdiff.costs import statistics
+from dpdiff.costs.measurement import _Job
 from dpdiff.denoiser import Denoiser
-from dpdiff.measurement import _Job
 from dpdiff.models.flags import Flags
 from dpdiff.models.improved_diffusion import _empty
 from dpdiff.noise import NoiseSchedule
-from dpdiff.parts import Parts, cut
+from dpdiff.runtime import workers
+from dpdiff.runtime.checkpoints import Checkpoints, cut
 
 BLOCK = 8  # timesteps to a block on the whole grid
 RESULTS = Path(__file__).parent / "results" / "measure.json"
@@ -56,10 +58,10 @@ class Rounds:
         chosen = np.linspace(1, denoiser.noise.T, options.timesteps).astype(int)
         self.chosen, self.cuda = chosen[own], denoiser.device.type == "cuda"
         units = cut(self.chosen, self.job.unit)
-        self.calls = [call for unit in units for call in self.job._batches(unit)]
+        self.calls = [call for unit in units for call in self.job._calls(unit)]
         self.ready = [self.job._prepare(call) for call in self.calls]
         self.inputs = [self.noised(batch) for batch in self.ready]
-        self.outputs = [batches.predict(denoiser, batch) for batch in self.ready]
+        self.outputs = [noising.predict(denoiser, batch) for batch in self.ready]
 
     def seconds(self, work: Callable[[], object]) -> float:
         clock = perf_counter if self.cuda else process_time
@@ -70,13 +72,12 @@ class Rounds:
         return clock() - begin
 
     @torch.inference_mode()
-    def noised(self, batch: batches.Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """What `batches.predict` does before the network is called."""
-        noise, device = self.job.denoiser.noise, self.job.denoiser.device
-        f, g = (
-            torch.from_numpy(c[batch.t]).reshape(-1, 1, 1, 1).to(device) for c in (noise.f, noise.g)
-        )
-        x_t = f * batch.x0.to(device) + g * batch.noise.to(device).double()
+    def noised(self, batch: noising.Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `noising.predict` does before the network is called."""
+        device = self.job.denoiser.device
+        x0 = batch.x0.to(device)
+        f, g = self.job.denoiser.noise.at(batch.t, x0)
+        x_t = f * x0 + g * batch.noise.to(device).double()
         return x_t.float(), torch.as_tensor(batch.t - 1, device=device)
 
     @torch.inference_mode()
@@ -98,11 +99,10 @@ class Rounds:
     def summing(self) -> list:
         """All that is made of the network's outputs."""
         found, denoiser = [], self.job.denoiser
-        for batch, (x0, mean, v) in zip(self.ready, self.outputs, strict=True):
-            values = statistics.per_image(denoiser, batch.t, x0, mean, v)
-            values["decoder_optimal"] = statistics.optimal_decoder(
-                denoiser, x0, mean, values["mse"]
-            )
+        for batch, (x0, prediction) in zip(self.ready, self.outputs, strict=True):
+            outcome = batch.t, x0, prediction
+            values = statistics.per_image(denoiser, *outcome)
+            values |= statistics.decoders(denoiser, *outcome, values["mse"])
             steps = len(np.unique(batch.t))
             found.append(statistics.moments({k: v.cpu().numpy() for k, v in values.items()}, steps))
         return found
@@ -111,7 +111,7 @@ class Rounds:
         """One finished block."""
         unit, values = measured[0]
         with tempfile.TemporaryDirectory() as folder:
-            Parts(Path(folder), {"model": "random"}).save(unit, values)
+            Checkpoints(Path(folder), {"model": "random"}).save(unit, values)
 
 
 def compare(denoiser: Denoiser, options: argparse.Namespace, team: workers.Workers) -> dict:

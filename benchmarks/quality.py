@@ -21,8 +21,8 @@ import torch
 
 import dpdiff
 from dpdiff.data import scaled
-from dpdiff.files import replacing
-from dpdiff.quality import digit_features, frechet_distance, kernel_distance
+from dpdiff.quality import digit_features, frechet_difference, frechet_distance, kernel_distance
+from dpdiff.runtime.files import replacing
 
 BUDGETS = (4, 8, 16)
 SEEDS = range(10)
@@ -45,23 +45,6 @@ def drawn(denoiser: dpdiff.Denoiser, schedule: dpdiff.Schedule, sampler: str) ->
         for seed in SEEDS
     ]
     return digit_features(np.concatenate(samples))
-
-
-def frechet_excess(features: np.ndarray, even: np.ndarray, real: np.ndarray) -> list[float]:
-    """Fréchet distance less that of the even schedule, resampled together."""
-    rng = np.random.default_rng(0)
-
-    def excess(rows: np.ndarray, real_rows: np.ndarray) -> float:
-        ours, theirs = (
-            frechet_distance(x[rows], real[real_rows], resamples=0).value for x in (features, even)
-        )
-        return ours - theirs
-
-    again = [
-        excess(*(rng.integers(len(x), size=len(x)) for x in (features, real)))
-        for _ in range(RESAMPLES)
-    ]
-    return told(excess(np.arange(len(features)), np.arange(len(real))), np.std(again, ddof=1))
 
 
 def kernel_excess(features: np.ndarray, even: np.ndarray, real: np.ndarray) -> list[float]:
@@ -101,7 +84,9 @@ def main() -> None:
                     "kernel": told(*kernel_distance(found, real)),
                 }
                 if kind != "even":
-                    row[steps]["frechet_excess"] = frechet_excess(found, features["even"], real)
+                    row[steps]["frechet_excess"] = told(
+                        *frechet_difference(found, features["even"], real, resamples=RESAMPLES)
+                    )
                     row[steps]["kernel_excess"] = kernel_excess(found, features["even"], real)
                 print(f"{sampler:9} {steps:3} {kind:9} {row[steps]}", flush=True)
     document = {

@@ -28,10 +28,10 @@ from cases import machine
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 import dpdiff
-from dpdiff.files import replacing
 from dpdiff.integrations.diffusers import AncestralScheduler
 from dpdiff.models import improved_diffusion
 from dpdiff.models.flags import Flags
+from dpdiff.runtime.files import replacing
 
 HERE = Path(__file__).parent
 T = 4000

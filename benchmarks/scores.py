@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 
 import dpdiff
-from dpdiff.evaluation import score_many
-from dpdiff.files import replacing
-from dpdiff.workers import join
+from dpdiff.evaluation import evaluate_many
+from dpdiff.runtime.files import replacing
+from dpdiff.runtime.workers import join
 
 BUDGETS = (8, 16, 32, 64, 128, 256)
 BATCH = 32
@@ -61,8 +61,8 @@ def main() -> None:
 
     def score(wanted: dict, shown: np.ndarray) -> dict[tuple, np.ndarray]:
         jobs = [(ruled[rule], schedule) for (rule, *_), schedule in wanted.items()]
-        scores = score_many(jobs, shown, seed=SEED, batch_size=BATCH, workers=workers)
-        return {key: result.per_image for key, result in zip(wanted, scores, strict=True)}
+        scores = evaluate_many(jobs, shown, seed=SEED, batch_size=BATCH, workers=workers)
+        return {key: result.image_bits for key, result in zip(wanted, scores, strict=True)}
 
     few, every = schedules(costs, raw=options.raw), dpdiff.Schedule(range(costs.T + 1))
     whole = {(rule, "all", costs.T): every for rule in ruled}

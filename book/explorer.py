@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 import dpdiff
-from dpdiff.costs import Costs
-from dpdiff.files import replacing
+from dpdiff.costs.costs import Costs
+from dpdiff.runtime.files import replacing
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "book" / "static" / "explorer-data.js"
@@ -47,7 +47,7 @@ def every_step(costs: Costs) -> dpdiff.Schedule:
 
 def bits(costs: Costs, schedule: dpdiff.Schedule) -> float:
     """Bits/dim by the costs, to four decimals."""
-    return round(costs.score(schedule)[0], 4)
+    return round(costs.bound(schedule)[0], 4)
 
 
 def gaps(schedule: dpdiff.Schedule) -> list[int]:

@@ -18,22 +18,22 @@ from dpdiff.version import __version__
 
 # Names are imported when first used: torch alone takes longer to load than a command's --help.
 _HOMES = {
+    "Bound": "dpdiff.evaluation",
     "Conditioned": "dpdiff.models.conditioned",
-    "Costs": "dpdiff.costs",
+    "Costs": "dpdiff.costs.costs",
     "Denoiser": "dpdiff.denoiser",
     "InputError": "dpdiff.errors",
     "NoiseSchedule": "dpdiff.noise",
-    "Plan": "dpdiff.plan",
+    "Plan": "dpdiff.solvers.plan",
     "Schedule": "dpdiff.schedule",
-    "Score": "dpdiff.evaluation",
-    "bits_per_dim": "dpdiff.evaluation",
+    "evaluate": "dpdiff.evaluation",
     "images": "dpdiff.data",
     "load": "dpdiff.models",
     "load_costs": "dpdiff.models",
-    "measure": "dpdiff.measurement",
+    "measure": "dpdiff.costs.measurement",
     "sample": "dpdiff.sampling",
-    "solve": "dpdiff.plan",
-    "train": "dpdiff.training",
+    "solve": "dpdiff.solvers.plan",
+    "train": "dpdiff.training.trainer",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -6,21 +6,24 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dpdiff.elbo import VARIANCES
 from dpdiff.errors import InputError
-from dpdiff.noise import NoiseSchedule
-from dpdiff.wrappers import Cast
+from dpdiff.noise import NoiseSchedule, per_example
+from dpdiff.runtime.networks import InPrecision
+from dpdiff.variance import Moments, rule_named
 
-if TYPE_CHECKING:
-    from dpdiff.costs import Costs
-
-PREDICTS = ("eps", "x0", "v")
+# What a network's output estimates: x̂_0 from (f, g, x_t, output), and the target that it is
+# trained on from (f, g, x_0, ε).
+READINGS: dict[str, tuple[Callable, Callable]] = {
+    "eps": (lambda f, g, x, out: (x - g * out) / f, lambda f, g, x0, eps: eps),
+    "x0": (lambda f, g, x, out: out, lambda f, g, x0, eps: x0),
+    "v": (lambda f, g, x, out: f * x - g * out, lambda f, g, x0, eps: f * eps - g * x0),
+}
 
 
 class Prediction(NamedTuple):
@@ -45,16 +48,21 @@ class Denoiser:
     predicts : {"eps", "x0", "v"}
         What the output estimates: the noise, the data, or ``v = f ε - g x_0``.
     variance : {"small", "large", "learned_range"}
-        The reverse variance: the posterior's ``g̃_ts²``, the forward ``g_ts²``, or the network's
-        interpolation of the two (Nichol & Dhariwal 2021, eq. 15). With ``learned_range`` the
+        The reverse variance, a rule of :mod:`dpdiff.variance`. With ``learned_range`` the
         network returns twice the channels; the second half ``o`` means ``v = (o + 1) / 2``,
         which is not clamped. ``optimal`` needs measured costs: see :meth:`with_variance`.
     shape : tuple of int
         One example without the batch dimension: ``(1, 28, 28)``, ``(16000,)`` …
     levels : int or None
         How many values the data takes (256 for uint8 images); ``None`` for continuous data.
-    clip : bool
-        Clip x̂_0 to [-1, 1], as the samplers of image models do.
+    clip : bool, optional
+        Clip x̂_0 to [-1, 1], as the samplers of image models do; by default where there are
+        levels. Continuous data may reach further.
+    outputs_variance : bool, optional
+        Whether the network returns twice the channels, whatever rule is in force; by default
+        that follows from ``variance``.
+    error : ndarray, shape (T + 1,), optional
+        ``m(t)/D`` as measured, which ``optimal`` needs. :meth:`with_variance` fills it in.
 
     Raises
     ------
@@ -74,25 +82,28 @@ class Denoiser:
     variance: str = "large"
     shape: tuple[int, ...] = field(kw_only=True)
     levels: int | None = field(default=256, kw_only=True)
-    clip: bool = field(default=True, kw_only=True)
-    # Set by with_variance, not by users: the network's own rule, and m(t) for "optimal".
-    network_variance: str = field(default="", kw_only=True, repr=False)
-    mse: np.ndarray | None = field(default=None, kw_only=True, repr=False)
+    clip: bool | None = field(default=None, kw_only=True)
+    outputs_variance: bool | None = field(default=None, kw_only=True)
+    error: np.ndarray | None = field(default=None, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
-        if self.predicts not in PREDICTS:
-            raise InputError(f"predicts is one of {', '.join(PREDICTS)}; got {self.predicts!r}")
-        if self.variance not in VARIANCES:
-            raise InputError(f"variance is one of {', '.join(VARIANCES)}; got {self.variance!r}")
-        if self.variance == "optimal" and self.mse is None:
+        if self.predicts not in READINGS:
+            raise InputError(f"predicts is one of {', '.join(READINGS)}; got {self.predicts!r}")
+        rule = rule_named(self.variance)
+        if rule.needs_error and self.error is None:
             raise InputError(
-                "the optimal variance is found by measuring: build the denoiser with its own "
-                'variance, measure its costs, then denoiser.with_variance("optimal", costs)'
+                f"the {rule.name} variance is found by measuring: build the denoiser with its own "
+                f'variance, measure its costs, then denoiser.with_variance("{rule.name}", costs)'
             )
+        if self.outputs_variance is None:
+            object.__setattr__(self, "outputs_variance", rule.needs_output)
+        if rule.needs_output and not self.outputs_variance:
+            raise InputError(f"this network has no variance output, so {rule.name} is not for it")
         if self.levels is not None and self.levels < 2:
             raise InputError(f"levels is None or at least 2, got {self.levels}")
+        if self.clip is None:
+            object.__setattr__(self, "clip", self.levels is not None)
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
-        object.__setattr__(self, "network_variance", self.network_variance or self.variance)
         if isinstance(self.network, torch.nn.Module):
             self.network.eval()
 
@@ -108,6 +119,12 @@ class Denoiser:
         return next((w.device for w in weights), torch.device("cpu"))
 
     @property
+    def reading(self) -> tuple[Any, ...]:
+        """All that decides how an output is read, apart from the noise schedule."""
+        output = "learned_range" if self.outputs_variance else "fixed"
+        return (self.predicts, output, self.shape, self.levels, self.clip)
+
+    @property
     def fingerprint(self) -> str:
         """A digest of weights, noise schedule and parameterisation, kept with measured costs.
 
@@ -115,8 +132,7 @@ class Denoiser:
         weights do not tell all that it computes can say the rest in a string ``layout``.
         """
         digest = hashlib.sha256()
-        settings = (self.predicts, self.network_variance, self.shape, self.levels, self.clip)
-        digest.update(repr(settings).encode() + self.noise.fingerprint.encode())
+        digest.update(repr(self.reading).encode() + self.noise.fingerprint.encode())
         digest.update(getattr(self.network, "layout", "").encode())
         weights = getattr(self.network, "state_dict", dict)()
         for name in sorted(weights):
@@ -124,14 +140,13 @@ class Denoiser:
             digest.update(weights[name].detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def with_variance(self, variance: str, costs: Costs | None = None) -> Denoiser:
+    def with_variance(self, variance: str, costs: Moments | None = None) -> Denoiser:
         """The same network under another variance rule.
 
         Parameters
         ----------
         variance : {"small", "large", "learned_range", "optimal"}
-            The rule. ``optimal`` is Analytic-DPM's σ*² (Bao et al. 2022): one scalar for every
-            jump, ``g̃_ts² (1 + ΔSNR m(t)/D)``.
+            The rule.
         costs : Costs, optional
             Measured costs of this denoiser; ``optimal`` takes m(t) from them.
 
@@ -140,17 +155,15 @@ class Denoiser:
         InputError
             If the network has no learned variance, or the costs are of another model.
         """
-        if variance == "learned_range" and self.network_variance != "learned_range":
-            raise InputError("this network has no variance output, so learned_range is not for it")
-        mse = None
-        if variance == "optimal":
+        rule, error = rule_named(variance), None
+        if rule.needs_error:
             if costs is None:
                 raise InputError(
-                    'the optimal variance needs costs: with_variance("optimal", costs)'
+                    f'the {rule.name} variance needs costs: with_variance("{rule.name}", costs)'
                 )
             costs.check_model(self.fingerprint)
-            mse = costs.mse
-        return replace(self, variance=variance, mse=mse)
+            error = costs.mse / costs.dims
+        return replace(self, variance=variance, error=error)
 
     def with_precision(self, precision: str, *, compile: bool = False) -> Denoiser:
         """The same weights, run faster: the fingerprint stays, the numbers change a little.
@@ -169,13 +182,19 @@ class Denoiser:
         InputError
             If there is no such precision.
         """
-        network = self.network.original if isinstance(self.network, Cast) else self.network
-        return replace(self, network=Cast(network, precision, compile))
+        return replace(self, network=InPrecision(self.unwrapped.network, precision, compile))
+
+    @property
+    def unwrapped(self) -> Denoiser:
+        """As it was before :meth:`with_precision`."""
+        if not isinstance(self.network, InPrecision):
+            return self
+        return replace(self, network=self.network.original)
 
     @property
     def precision(self) -> str:
-        """What :meth:`with_precision` was told: ``bf16``, ``bf16, compiled`` … or ``float32``."""
-        if not isinstance(self.network, Cast):
+        """What :meth:`with_precision` was given: ``bf16``, ``bf16, compiled`` … or ``float32``."""
+        if not isinstance(self.network, InPrecision):
             return "float32"
         return self.network.precision + (", compiled" if self.network.compiled else "")
 
@@ -196,69 +215,51 @@ class Denoiser:
         """
         timesteps = np.broadcast_to(np.asarray(t), len(x_t))
         output, v = self.network_output(x_t, timesteps)
-        f, g = (self._per_example(c[timesteps], x_t) for c in (self.noise.f, self.noise.g))
-        if self.predicts == "eps":
-            x0 = (x_t - g * output) / f
-        elif self.predicts == "v":
-            x0 = f * x_t - g * output
-        else:
-            x0 = output
-        return Prediction(x0.clamp(-1, 1) if self.clip else x0, v)
+        return Prediction(self.read(x_t, timesteps, output), v)
+
+    def read(self, x_t: Tensor, t: int | np.ndarray, output: Tensor) -> Tensor:
+        """x̂_0 from the network's output, clipped if the denoiser clips."""
+        to_x0, _ = READINGS[self.predicts]
+        x0 = to_x0(*self.noise.at(t, x_t), x_t, output)
+        return x0.clamp(-1, 1) if self.clip else x0
 
     def network_output(self, x_t: Tensor, timesteps: np.ndarray) -> tuple[Tensor, Tensor | None]:
         """The network's prediction and ``v``, in the dtype of ``x_t``, checked."""
         index = torch.as_tensor(timesteps - 1, device=x_t.device)
         output = self.network(x_t.float(), index)
         output = getattr(output, "sample", output)
-        channels = self.shape[0] * (2 if self.network_variance == "learned_range" else 1)
+        channels = self.shape[0] * (2 if self.outputs_variance else 1)
         expected = (len(x_t), channels, *self.shape[1:])
         if tuple(output.shape) != expected:
             raise InputError(
                 f"at timestep {timesteps[0]} the network returned shape {tuple(output.shape)}, "
-                f"expected {expected} (variance {self.network_variance!r}, shape {self.shape})"
+                f"expected {expected} (shape {self.shape}, "
+                f"outputs_variance {self.outputs_variance})"
             )
         finite = output.isfinite().flatten(1).all(1)
         if not finite.all():
             t = timesteps[int(torch.argmin(finite.int()))]
             raise InputError(f"the network's output is not finite at timestep {t}")
         output = output.to(x_t.dtype)
-        if self.network_variance != "learned_range":
+        if not self.outputs_variance:
             return output, None
         prediction, raw = output.chunk(2, dim=1)
         return prediction, (raw + 1) / 2
 
-    def log_ratio(self, t: int, s: int, v: Tensor | None) -> Tensor:
-        """``u = log(σ² / g̃_ts²)`` of a jump ``t → s``, ``0 < s < t``, float64, broadcastable."""
-        a = self.noise.log_ratio(t, s)
-        if self.variance == "learned_range":
-            return a * v.double()
-        if self.variance == "optimal":
-            a = np.log1p(self.noise.snr_gap(t, s) * self.mse[t] / self.dims)
-        if self.variance == "small":
-            a = 0.0
-        return torch.tensor(a, dtype=torch.float64, device=self.device)
+    def target(self, x0: Tensor, t: int | np.ndarray, eps: Tensor) -> Tensor:
+        """What the network's output estimates, for data and the noise that was put on it."""
+        _, target = READINGS[self.predicts]
+        return target(*self.noise.at(t, x0), x0, eps)
 
-    def decoder_log_variance(self, t: int, v: Tensor | None) -> Tensor:
-        """``log σ²`` of the last jump ``t → 0``, float64, broadcastable. It depends on t alone.
+    def log_ratio(self, t: int, s: int, prediction: Prediction) -> Tensor:
+        """``u = log(σ²/g̃_ts²)`` of a jump ``t → s``, ``0 < s < t``; broadcasts against x̂_0."""
+        u = rule_named(self.variance).log_ratio(self.noise, t, s, prediction.v, self.error)
+        return per_example(u, prediction.x0)
 
-        ``learned_range`` interpolates ``log g̃²(t+1, t)`` and ``log g(t)²`` (at ``t = T`` the
-        lower end is that of ``T - 1``); ``optimal`` is ``log(m(t)/D)``. ``small`` would be zero,
-        since ``g̃_t0² = 0``, so it uses ``g(t)²`` as ``large`` does.
-        """
-        high = self.noise.log_g2[t]
-        if self.variance == "learned_range":
-            low = self.decoder_floor(t)
-            return low + (high - low) * v.double()
-        if self.variance == "optimal":
-            high = np.log(self.mse[t] / self.dims)
-        return torch.tensor(high, dtype=torch.float64, device=self.device)
-
-    def decoder_floor(self, t: int) -> float:
-        """``log g̃²(t+1, t)``, the lower end of the learned decoder variance."""
-        t = min(t, self.noise.T - 1)
-        return self.noise.posterior(t + 1, t)[2] if t > 0 else self.noise.log_g2[1]
-
-    @staticmethod
-    def _per_example(values: np.ndarray, like: Tensor) -> Tensor:
-        shape = (-1,) + (1,) * (like.ndim - 1)
-        return torch.as_tensor(values, dtype=like.dtype, device=like.device).reshape(shape)
+    def decoder_log_variance(self, t: int, prediction: Prediction) -> Tensor:
+        """``log σ²`` of the last jump ``t → 0``; broadcasts against x̂_0."""
+        error = None if self.error is None else self.error[t]
+        rule = rule_named(self.variance)
+        return per_example(
+            rule.decoder_log_variance(self.noise, t, prediction.v, error), prediction.x0
+        )

@@ -11,8 +11,6 @@ import math
 import torch
 from torch import Tensor
 
-VARIANCES = ("small", "large", "learned_range", "optimal")
-
 
 def jump_cost(log_ratio: Tensor, squared_error: Tensor, snr_gap: Tensor | float) -> Tensor:
     """KL divergence of one jump ``t → s``, ``0 < s < t``, for every dimension.

@@ -8,60 +8,62 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from dpdiff import batches, data
-from dpdiff.denoiser import Denoiser
+from dpdiff import data, noising
+from dpdiff.denoiser import Denoiser, Prediction
 from dpdiff.elbo import decoder_cost, jump_cost
 from dpdiff.errors import InputError
-from dpdiff.measurement import prior_costs
-from dpdiff.parts import cut
+from dpdiff.noise import per_example
+from dpdiff.runtime.checkpoints import cut
+from dpdiff.runtime.networks import halving_batches
+from dpdiff.runtime.prefetch import prefetch
+from dpdiff.runtime.workers import ALONE, Workers
 from dpdiff.schedule import Schedule
-from dpdiff.workers import ALONE, Workers
-from dpdiff.wrappers import sparing
+
+Job = tuple[Denoiser, Schedule]
 
 
 @dataclass(frozen=True, eq=False)
-class Score:
-    """The bound of a schedule in bits/dim.
+class Bound:
+    """The negative ELBO of a schedule on given images; everything in bits/dim.
 
     Attributes
     ----------
-    edges : ndarray, shape (K,)
+    edge_bits : ndarray, shape (K,)
         Mean of each jump, the decoder's first.
-    prior : float
+    prior_bits : float
         Mean of the prior term.
-    per_image : ndarray, shape (N,)
-        The whole bound of each image: compare two schedules by these, pair by pair.
+    image_bits : ndarray, shape (N,)
+        The whole bound of each image.
     """
 
-    edges: np.ndarray
-    prior: float
-    per_image: np.ndarray
+    edge_bits: np.ndarray
+    prior_bits: float
+    image_bits: np.ndarray
 
     @property
     def mean(self) -> float:
         """The bound, averaged over the images."""
-        return float(self.per_image.mean())
+        return float(self.image_bits.mean())
 
     @property
     def stderr(self) -> float:
         """Standard error of the mean, over images and noise together."""
-        return _stderr(self.per_image)
+        return _stderr(self.image_bits)
 
-    def minus(self, other: Score) -> tuple[float, float]:
-        """How many bits/dim this lies above another score, and the standard error of that.
+    def minus(self, other: Bound) -> tuple[float, float]:
+        """How many bits/dim this lies above another bound, and the standard error of that.
 
         Both must be of the same images in the same order: taken image by image, the difference
-        is much surer than either score.
+        is much surer than either bound.
         """
-        if len(self.per_image) != len(other.per_image):
+        if len(self.image_bits) != len(other.image_bits):
             raise InputError(
-                f"scores of {len(self.per_image)} and of {len(other.per_image)} images cannot be "
-                "compared image by image: score both on the same ones"
+                f"bounds on {len(self.image_bits)} and on {len(other.image_bits)} images cannot "
+                "be compared image by image: evaluate both on the same ones"
             )
-        difference = self.per_image - other.per_image
+        difference = self.image_bits - other.image_bits
         return float(difference.mean()), _stderr(difference)
 
 
@@ -70,7 +72,7 @@ def _stderr(values: np.ndarray) -> float:
     return float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
 
 
-def bits_per_dim(
+def evaluate(
     denoiser: Denoiser,
     images: Any,
     schedule: Schedule,
@@ -80,15 +82,15 @@ def bits_per_dim(
     two_node_decoder: bool = False,
     workers: Workers = ALONE,
     progress: bool = True,
-) -> Score:
+) -> Bound:
     """The negative ELBO of a schedule, edge by edge, with a network call per image and step.
 
-    For many schedules at once :func:`dpdiff.evaluation.score_many` saves the calls that they share.
+    For many schedules at once, :func:`evaluate_many` saves the calls that they share.
 
     Parameters
     ----------
     denoiser : Denoiser
-        The model, under the variance rule that is to be scored.
+        The model, under the variance rule that is of interest.
     images : array_like, shape (N, ...)
         Held-out images, as :func:`dpdiff.measure` takes them.
     schedule : Schedule
@@ -102,13 +104,13 @@ def bits_per_dim(
         do, to compare with numbers from there. It depends on two nodes, so such a bound is not
         a sum over edges and no schedule is optimised for it.
     workers : Workers
-        Processes to share the images with, each calling this function; all get the same score.
+        Processes to share the images with, each calling this function; all get the same bound.
     progress : bool
         Show a progress bar.
 
     Returns
     -------
-    Score
+    Bound
 
     Raises
     ------
@@ -119,11 +121,11 @@ def bits_per_dim(
     --------
     >>> from dpdiff.noise import NoiseSchedule
     >>> silent = Denoiser(lambda x, index: 0 * x, NoiseSchedule.cosine(8), shape=(2,))
-    >>> score = bits_per_dim(silent, np.full((3, 2), 200), Schedule([0, 4, 8]), progress=False)
-    >>> score.edges.shape, score.per_image.shape
+    >>> bound = evaluate(silent, np.full((3, 2), 200), Schedule([0, 4, 8]), progress=False)
+    >>> bound.edge_bits.shape, bound.image_bits.shape
     ((2,), (3,))
     """
-    (score,) = score_many(
+    (bound,) = evaluate_many(
         [(denoiser, schedule)],
         images,
         seed=seed,
@@ -132,11 +134,11 @@ def bits_per_dim(
         workers=workers,
         progress=progress,
     )
-    return score
+    return bound
 
 
-def score_many(
-    jobs: Sequence[tuple[Denoiser, Schedule]],
+def evaluate_many(
+    jobs: Sequence[Job],
     images: Any,
     *,
     seed: int = 0,
@@ -144,20 +146,20 @@ def score_many(
     two_node_decoder: bool = False,
     workers: Workers = ALONE,
     progress: bool = True,
-) -> list[Score]:
-    """Score many schedules under many variance rules, asking the network once per timestep.
+) -> list[Bound]:
+    """Evaluate many schedules under many variance rules, asking the network once per timestep.
 
     Parameters
     ----------
     jobs : sequence of (Denoiser, Schedule)
         The denoisers are one model under any of its variance rules.
     images, seed, batch_size, two_node_decoder, workers, progress
-        As for :func:`dpdiff.bits_per_dim`.
+        As for :func:`evaluate`.
 
     Returns
     -------
-    list of Score
-        In the order of the jobs, each what :func:`dpdiff.bits_per_dim` gives.
+    list of Bound
+        In the order of the jobs, each what :func:`evaluate` gives.
 
     Raises
     ------
@@ -169,24 +171,18 @@ def score_many(
     >>> from dpdiff.noise import NoiseSchedule
     >>> silent = Denoiser(lambda x, index: 0 * x, NoiseSchedule.cosine(8), shape=(2,))
     >>> jobs = [(silent, Schedule.even(8, 2)), (silent.with_variance("small"), Schedule([0, 8]))]
-    >>> [len(score.edges) for score in score_many(jobs, np.full((3, 2), 200), progress=False)]
+    >>> bounds = evaluate_many(jobs, np.full((3, 2), 200), progress=False)
+    >>> [len(bound.edge_bits) for bound in bounds]
     [2, 1]
     """
-    if len({denoiser.network for denoiser, _ in jobs}) != 1:
-        raise InputError("the jobs of one call share one network; score other networks apart")
-    model = sparing(jobs[0][0])
+    model = _one_model(jobs, two_node_decoder)
     images = data.check(images, model.shape, model.levels)
     if batch_size < 1:
         raise InputError(f"a batch holds at least one image, got batch_size = {batch_size}")
-    landings: dict[int, list[tuple[int, int, int]]] = {}  # t: the (job, edge, s) that start there
-    for job, (denoiser, schedule) in enumerate(jobs):
-        _check_job(denoiser, schedule, two_node_decoder)
-        for edge, (t, s) in enumerate(schedule.jumps):
-            landings.setdefault(t, []).append((job, edge, s))
     own = workers.share(cut(np.arange(len(images)), batch_size))
-    calls = [(t, rows) for t in sorted(landings) for rows in own]
-    coming = batches.ahead(
-        lambda call: batches.prepare(model, images, np.full(len(call[1]), call[0]), call[1], seed),
+    calls = [(t, rows) for t in sorted({t for _, s in jobs for t, _ in s.jumps}) for rows in own]
+    batches = prefetch(
+        lambda call: noising.prepare(model, images, np.full(len(call[1]), call[0]), call[1], seed),
         calls,
     )
     bar = tqdm(
@@ -197,58 +193,89 @@ def score_many(
     )
     nats = [np.empty((schedule.steps, len(images))) for _, schedule in jobs]
     with workers.named(), bar:
-        for (t, rows), batch in zip(calls, coming, strict=True):
-            found = batches.predict(model, batch)
-            for job, edge, s in landings[t]:
-                denoiser, schedule = jobs[job]
-                floor = _two_node_floor(denoiser, schedule) if two_node_decoder else None
-                nats[job][edge, rows] = _edge_nats(denoiser, found, t, s, floor)
+        for (t, rows), batch in zip(calls, batches, strict=True):
+            outcome = noising.predict(model, batch)
+            for job, costs in zip(jobs, nats, strict=True):
+                for edge in np.flatnonzero(np.array(job[1].timesteps[1:]) == t):
+                    costs[edge, rows] = _edge_nats(job, edge, *outcome, two_node_decoder)
             bar.update()
-    mine = np.concatenate([*own, np.zeros(0, int)])
-    for rows, shares in workers.gather((mine, [costs[:, mine] for costs in nats])):
-        for costs, share in zip(nats, shares, strict=True):
-            costs[:, rows] = share
-    nats = workers.broadcast(nats)
-    to_bits, prior = 1 / (model.dims * np.log(2)), prior_costs(model, images)
-    return [
-        Score(costs.mean(1) * to_bits, prior.mean() * to_bits, (costs.sum(0) + prior) * to_bits)
-        for costs in nats
-    ]
+    nats = _gathered(nats, np.concatenate([*own, np.zeros(0, int)]), workers)
+    bits, prior = model.dims * np.log(2), noising.prior_costs(model, images)
+    return [Bound(c.mean(1) / bits, prior.mean() / bits, (c.sum(0) + prior) / bits) for c in nats]
 
 
-def _check_job(denoiser: Denoiser, schedule: Schedule, two_node_decoder: bool) -> None:
-    if schedule.T != denoiser.noise.T:
-        raise InputError(f"the schedule ends at {schedule.T}, the model's T is {denoiser.noise.T}")
-    if two_node_decoder and (schedule.steps < 2 or denoiser.variance == "optimal"):
-        raise InputError("the two-node decoder needs two steps and a variance of its own")
+def _one_model(jobs: Sequence[Job], two_node_decoder: bool) -> Denoiser:
+    """The model of all jobs, which must be one, read in one way, on one grid."""
+    models = [denoiser for denoiser, _ in jobs]
+    readings = {(id(m.network), m.noise.fingerprint, m.reading) for m in models}
+    if len(readings) != 1:
+        raise InputError(
+            "the jobs of one call share one network, its noise schedule and the reading of its "
+            "output, and differ in schedule and variance alone; evaluate other models apart"
+        )
+    for denoiser, schedule in jobs:
+        schedule.check_end(denoiser.noise.T)
+        if two_node_decoder and (schedule.steps < 2 or denoiser.variance == "optimal"):
+            raise InputError("the two-node decoder needs two steps and a variance of its own")
+    return halving_batches(models[0])
 
 
 def _edge_nats(
-    denoiser: Denoiser,
-    found: tuple[Tensor, Tensor, Tensor | None],
-    t: int,
-    s: int,
-    floor: float | None,
+    job: Job, edge: int, x0: torch.Tensor, prediction: Prediction, two_node_decoder: bool
 ) -> np.ndarray:
-    """Cost of the jump ``t → s`` in nats, from ``x_0``, ``x̂_0`` and ``v`` of each image at t."""
-    x0, mean, v = found
+    """What a jump costs each image, in nats, from what was predicted at its beginning."""
+    denoiser, schedule = job
+    t, s = schedule.jumps[edge]
     if s > 0:
-        gap = denoiser.noise.snr_gap(t, s)
-        costs = jump_cost(denoiser.log_ratio(t, s, v), (x0 - mean) ** 2, gap)
+        gap, u = denoiser.noise.snr_gap(t, s), denoiser.log_ratio(t, s, prediction)
+        costs = jump_cost(u, (x0 - prediction.x0) ** 2, gap)
     else:
-        log_variance = _two_node(denoiser, t, v, floor) if floor is not None else None
-        if log_variance is None:
-            log_variance = denoiser.decoder_log_variance(t, v)
-        costs = decoder_cost(x0, mean, log_variance, denoiser.levels)
+        rule = _two_node_log_variance if two_node_decoder else _log_variance
+        costs = decoder_cost(x0, prediction.x0, rule(job, t, prediction), denoiser.levels)
     return costs.flatten(1).sum(1).cpu().numpy()
 
 
-def _two_node_floor(denoiser: Denoiser, schedule: Schedule) -> float:
-    return denoiser.noise.posterior(*schedule.timesteps[2:0:-1])[2]
+def _log_variance(job: Job, t: int, prediction: Prediction) -> torch.Tensor:
+    return job[0].decoder_log_variance(t, prediction)
 
 
-def _two_node(denoiser: Denoiser, t: int, v: Tensor | None, floor: float) -> Tensor:
+def _two_node_log_variance(job: Job, t: int, prediction: Prediction) -> torch.Tensor:
     """improved-diffusion's decoder variance: ``large`` too starts from the posterior's there."""
+    denoiser, schedule = job
+    low = denoiser.noise.posterior(*schedule.timesteps[2:0:-1])[2]
     if denoiser.variance == "learned_range":
-        return floor + (denoiser.noise.log_g2[t] - floor) * v
-    return torch.tensor(floor, dtype=torch.float64, device=denoiser.device)
+        return low + (denoiser.noise.log_g2[t] - low) * prediction.v
+    return per_example(low, prediction.x0)
+
+
+def _gathered(nats: list[np.ndarray], mine: np.ndarray, workers: Workers) -> list[np.ndarray]:
+    """Every worker's images put together, for all of them."""
+    for rows, shares in workers.gather((mine, [costs[:, mine] for costs in nats])):
+        for costs, share in zip(nats, shares, strict=True):
+            costs[:, rows] = share
+    return workers.broadcast(nats)
+
+
+def rounding_effect(denoiser: Denoiser, images: np.ndarray, steps: int = 32) -> tuple[float, float]:
+    """How much the reduced precision of a denoiser changes its bound.
+
+    Parameters
+    ----------
+    denoiser : Denoiser
+        As :meth:`dpdiff.Denoiser.with_precision` returns it.
+    images : ndarray, shape (N, ...)
+        A few images.
+    steps : int
+        Of the quadratic schedule that both precisions are evaluated on, with the same noise.
+
+    Returns
+    -------
+    mean, stderr : float
+        Of the difference to the network as it was loaded, image by image, in bits/dim.
+    """
+    schedule = Schedule.quadratic(denoiser.noise.T, min(steps, denoiser.noise.T))
+    reduced, full = (
+        evaluate(model, images, schedule, progress=False)
+        for model in (denoiser, denoiser.unwrapped)
+    )
+    return reduced.minus(full)

@@ -5,11 +5,31 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dpdiff.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def per_example(values: Any, like: Tensor) -> Tensor:
+    """Numbers, one for the batch or one an example, shaped, typed and placed to multiply it.
+
+    What has the batch's own number of axes keeps them.
+
+    Examples
+    --------
+    >>> import torch
+    >>> per_example(np.array([1.0, 2.0]), torch.zeros(2, 3, 3)).shape
+    torch.Size([2, 1, 1])
+    """
+    import torch
+
+    cast = torch.as_tensor(values, dtype=like.dtype, device=like.device)
+    return cast.reshape(-1, *(1,) * (like.ndim - 1)) if cast.ndim == 1 else cast
 
 
 class NoiseSchedule:
@@ -144,7 +164,26 @@ class NoiseSchedule:
         """A short digest of the betas, to tell noise schedules apart."""
         return hashlib.sha256(self.betas.tobytes()).hexdigest()[:16]
 
-    def log_ratio(self, t: Any, s: Any) -> Any:
+    def at(self, t: int | np.ndarray, like: Tensor) -> tuple[Tensor, Tensor]:
+        """``f(t)`` and ``g(t)`` as tensors that multiply a batch.
+
+        Parameters
+        ----------
+        t : int or ndarray of int, shape (B,)
+            Timesteps in 0 … T.
+        like : Tensor, shape (B, ...)
+            The batch, whose dtype and device they take.
+
+        Examples
+        --------
+        >>> import torch
+        >>> f, g = NoiseSchedule([0.19]).at(np.array([0, 1]), torch.zeros(2, 3))
+        >>> f.shape, f.flatten()
+        (torch.Size([2, 1]), tensor([1.0000, 0.9000]))
+        """
+        return per_example(self.f[t], like), per_example(self.g[t], like)
+
+    def noise_gain(self, t: Any, s: Any) -> Any:
         """``a = log(g(t)² / g(s)²)``, at least 0 for ``0 < s < t``."""
         return self.log_g2[t] - self.log_g2[s]
 
@@ -169,5 +208,5 @@ class NoiseSchedule:
         True
         """
         fresh = -np.expm1(self.log_snr[t] - self.log_snr[s])  # g_ts² / g(t)²
-        residue = np.exp((self.log_f2[t] - self.log_f2[s]) / 2 - self.log_ratio(t, s))
+        residue = np.exp((self.log_f2[t] - self.log_f2[s]) / 2 - self.noise_gain(t, s))
         return self.f[s] * fresh, residue, self.log_g2[s] + np.log(fresh)

@@ -2,24 +2,135 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dpdiff import draws
-from dpdiff.batches import ahead
 from dpdiff.denoiser import Denoiser, Prediction
 from dpdiff.errors import InputError
-from dpdiff.parts import cut
+from dpdiff.runtime import random_streams
+from dpdiff.runtime.checkpoints import cut
+from dpdiff.runtime.networks import halving_batches
+from dpdiff.runtime.prefetch import prefetch
+from dpdiff.runtime.workers import ALONE, Workers
 from dpdiff.schedule import Schedule
-from dpdiff.workers import ALONE, Workers
-from dpdiff.wrappers import sparing
 
 SAMPLERS = ("ancestral", "ddim")
 
 
+class State(NamedTuple):
+    """Examples on their way: where they are, and what they were last predicted to become.
+
+    ``x`` is ``x_t`` and ``x0`` is x̂_0, both of shape (B, ...).
+    """
+
+    t: int
+    x: Tensor
+    x0: Tensor
+
+
+def ancestral(
+    denoiser: Denoiser, prediction: Prediction, x_t: Tensor, t: int, s: int, noise: Tensor
+) -> Tensor:
+    """Draw from ``p(x_s | x_t)``; the last step returns its mean x̂_0.
+
+    Parameters
+    ----------
+    denoiser : Denoiser
+        The model with its variance rule.
+    prediction : Prediction
+        What it says of ``x_t``.
+    x_t : Tensor, shape (B, ...)
+        Current examples.
+    t, s : int
+        The jump, ``0 ≤ s < t``.
+    noise : Tensor
+        Standard normal, shaped as ``x_t``; not used when ``s = 0``.
+    """
+    if s == 0:
+        return prediction.x0
+    signal, residue, log_variance = denoiser.noise.posterior(t, s)
+    scale = (0.5 * (log_variance + denoiser.log_ratio(t, s, prediction))).exp()
+    return signal * prediction.x0 + residue * x_t + scale * noise
+
+
+def ddim(
+    denoiser: Denoiser,
+    prediction: Prediction,
+    x_t: Tensor,
+    t: int,
+    s: int,
+    noise: Tensor,
+    eta: float = 0.0,
+) -> Tensor:
+    """One DDIM step (Song et al. 2021, eq. 12), its noise estimate derived from the clipped x̂_0.
+
+    Parameters
+    ----------
+    denoiser, prediction, x_t, t, s
+        As for :func:`ancestral`; the variance rule plays no part.
+    noise : Tensor
+        Standard normal, shaped as ``x_t``; matters when ``eta > 0`` and ``s > 0``.
+    eta : float
+        Share of the ``small`` standard deviation.
+    """
+    x0 = prediction.x0
+    if s == 0:
+        return x0
+    f, g = denoiser.noise.f, denoiser.noise.g
+    sigma = eta * np.exp(0.5 * denoiser.noise.posterior(t, s)[2])
+    eps = (x_t - f[t] * x0) / g[t]
+    return f[s] * x0 + np.sqrt(g[s] ** 2 - sigma**2) * eps + sigma * noise
+
+
 @torch.inference_mode()
+def walk(
+    denoiser: Denoiser,
+    schedule: Schedule,
+    x_T: Tensor,
+    step: Callable[..., Tensor] = ancestral,
+    noise: Callable[[int], Tensor] | None = None,
+) -> Iterator[State]:
+    """Sampling itself: one network call and one step for every jump, from T down to 0.
+
+    Previews and videos keep the states that this yields, and stopping early is a ``break``.
+
+    Parameters
+    ----------
+    denoiser, schedule
+        As for :func:`sample`.
+    x_T : Tensor, shape (B, ...)
+        Where to begin; noise, as a rule.
+    step : callable
+        :func:`ancestral`, :func:`ddim`, or one of your own with the same arguments.
+    noise : callable
+        ``noise(s)`` gives the noise of the step to s; by default there is none.
+
+    Yields
+    ------
+    State
+        After every step; the last one is at t = 0.
+
+    Examples
+    --------
+    >>> from dpdiff.noise import NoiseSchedule
+    >>> silent = Denoiser(lambda x, index: 0 * x, NoiseSchedule.cosine(8), shape=(2,))
+    >>> [state.t for state in walk(silent, Schedule([0, 4, 8]), torch.ones(1, 2), ddim)]
+    [4, 0]
+    """
+    x = x_T.to(denoiser.device)
+    for t, s in reversed(schedule.jumps):
+        prediction = denoiser(x, t)
+        fresh = noise(s).to(x.device) if noise and s > 0 else torch.zeros_like(x)
+        x = step(denoiser, prediction, x, t, s, fresh)
+        yield State(s, x, prediction.x0)
+
+
 def sample(
     denoiser: Denoiser,
     schedule: Schedule,
@@ -28,11 +139,14 @@ def sample(
     seed: int = 0,
     sampler: str = "ancestral",
     eta: float = 0.0,
+    x_T: Tensor | None = None,
     batch_size: int = 256,
     workers: Workers = ALONE,
     progress: bool = True,
 ) -> Tensor:
     """Draw examples from a denoiser with as many network calls as the schedule has steps.
+
+    :func:`dpdiff.sampling.walk` gives every state on the way.
 
     Parameters
     ----------
@@ -49,11 +163,13 @@ def sample(
         ``ancestral`` draws from ``p(x_s | x_t)``; ``ddim`` follows Song et al. (2021), eq. 12.
     eta : float
         Of ``ddim``: 0 is deterministic, 1 has the ``small`` variance.
+    x_T : Tensor, shape (n, ...), optional
+        Where to begin instead of the seed's noise.
     batch_size : int
         Examples a network call.
     workers : Workers
         Processes to share the batches with, each calling this function: see
-        :func:`dpdiff.workers.join`.
+        :func:`dpdiff.runtime.workers.join`.
     progress : bool
         Show a progress bar.
 
@@ -75,8 +191,7 @@ def sample(
     >>> sample(silent, Schedule([0, 4, 8]), n=3, progress=False).shape
     torch.Size([3, 2])
     """
-    if schedule.T != denoiser.noise.T:
-        raise InputError(f"the schedule ends at {schedule.T}, the model's T is {denoiser.noise.T}")
+    schedule.check_end(denoiser.noise.T)
     if sampler not in SAMPLERS:
         raise InputError(f"sampler is one of {', '.join(SAMPLERS)}; got {sampler!r}")
     if n < 1 or batch_size < 1 or not 0 <= eta <= 1:
@@ -84,13 +199,11 @@ def sample(
             f"n and batch_size are at least 1 and eta lies in [0, 1]; "
             f"got n = {n}, batch_size = {batch_size}, eta = {eta}"
         )
-    denoiser = sparing(denoiser)
+    if x_T is not None and tuple(x_T.shape) != (n, *denoiser.shape):
+        raise InputError(f"x_T has shape {(n, *denoiser.shape)}, got {tuple(x_T.shape)}")
+    random = sampler == "ancestral" or eta > 0
+    step = ancestral if sampler == "ancestral" else partial(ddim, eta=eta)
     own = workers.share(cut(np.arange(n), batch_size))
-    needed = [s for _, s in reversed(schedule.jumps) if s > 0 and (eta > 0 or sampler != "ddim")]
-    noises = ahead(
-        lambda job: torch.from_numpy(draws.gaussian(seed, *job, denoiser.shape)),
-        [(t, rows) for rows in own for t in (schedule.T, *needed)],
-    )
     bar = tqdm(
         desc=workers.bar_title("sample"),
         unit="call",
@@ -100,84 +213,29 @@ def sample(
     drawn = []
     with workers.named(), bar:
         for rows in own:
-            x = next(noises).to(denoiser.device)
-            for t, s in reversed(schedule.jumps):
-                noise = next(noises).to(x.device) if s in needed else torch.zeros_like(x)
-                if sampler == "ancestral":
-                    x = ancestral_step(denoiser, x, t, s, noise)
-                else:
-                    x = ddim_step(denoiser, x, t, s, noise, eta)
-                bar.update()
-            drawn.append((rows, x.cpu().numpy()))
-    shares = [piece for share in workers.gather(drawn) for piece in share]
+            begin, noises = _noises(seed, rows, denoiser.shape, schedule, random, x_T)
+            states = walk(halving_batches(denoiser), schedule, begin, step, noises)
+            *_, last = (bar.update() or state for state in states)
+            drawn.append((rows, last.x.cpu().numpy()))
     samples = torch.empty((n if workers.first else 0, *denoiser.shape))
-    for rows, x in shares:
+    for rows, x in (piece for share in workers.gather(drawn) for piece in share):
         samples[rows] = torch.from_numpy(x)
     return samples
 
 
-def ancestral_step(denoiser: Denoiser, x_t: Tensor, t: int, s: int, noise: Tensor) -> Tensor:
-    """Draw from ``p(x_s | x_t)``; the last step returns its mean x̂_0.
-
-    Parameters
-    ----------
-    denoiser : Denoiser
-        The model with its variance rule.
-    x_t : Tensor, shape (B, ...)
-        Current examples.
-    t, s : int
-        The jump, ``0 ≤ s < t``.
-    noise : Tensor
-        Standard normal, shaped as ``x_t``; not used when ``s = 0``.
-    """
-    return ancestral_move(denoiser, denoiser(x_t, t), x_t, t, s, noise)
-
-
-def ancestral_move(
-    denoiser: Denoiser, prediction: Prediction, x_t: Tensor, t: int, s: int, noise: Tensor
-) -> Tensor:
-    """What is left of :func:`ancestral_step` once the network has been asked."""
-    x0, v = prediction
-    if s == 0:
-        return x0
-    signal, residue, log_variance = denoiser.noise.posterior(t, s)
-    scale = (0.5 * (log_variance + denoiser.log_ratio(t, s, v))).exp().to(x_t.dtype)
-    return signal * x0 + residue * x_t + scale * noise
-
-
-def ddim_step(denoiser: Denoiser, x_t: Tensor, t: int, s: int, noise: Tensor, eta: float) -> Tensor:
-    """One DDIM step; the noise estimate is derived anew from the clipped x̂_0.
-
-    Parameters
-    ----------
-    denoiser : Denoiser
-        The model; its variance rule plays no part.
-    x_t : Tensor, shape (B, ...)
-        Current examples.
-    t, s : int
-        The jump, ``0 ≤ s < t``.
-    noise : Tensor
-        Standard normal, shaped as ``x_t``; matters when ``eta > 0`` and ``s > 0``.
-    eta : float
-        Share of the ``small`` standard deviation.
-    """
-    return ddim_move(denoiser, denoiser(x_t, t), x_t, t, s, noise, eta)
-
-
-def ddim_move(
-    denoiser: Denoiser,
-    prediction: Prediction,
-    x_t: Tensor,
-    t: int,
-    s: int,
-    noise: Tensor,
-    eta: float,
-) -> Tensor:
-    """What is left of :func:`ddim_step` once the network has been asked."""
-    x0 = prediction.x0
-    if s == 0:
-        return x0
-    f, g = denoiser.noise.f, denoiser.noise.g
-    sigma = eta * np.exp(0.5 * denoiser.noise.posterior(t, s)[2])
-    eps = (x_t - f[t] * x0) / g[t]
-    return f[s] * x0 + np.sqrt(g[s] ** 2 - sigma**2) * eps + sigma * noise
+def _noises(
+    seed: int,
+    rows: np.ndarray,
+    shape: tuple[int, ...],
+    schedule: Schedule,
+    random: bool,
+    x_T: Tensor | None,
+) -> tuple[Tensor, Callable[[int], Tensor] | None]:
+    """Where some samples begin, and the noise of their steps, drawn in the background."""
+    own = [] if x_T is not None else [schedule.T]
+    steps = [s for _, s in reversed(schedule.jumps) if s > 0] if random else []
+    coming = prefetch(
+        lambda t: torch.from_numpy(random_streams.gaussian(seed, t, rows, shape)), own + steps
+    )
+    begin = x_T[torch.from_numpy(rows)].float() if x_T is not None else next(coming)
+    return begin, (lambda s: next(coming)) if random else None

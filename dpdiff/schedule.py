@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpdiff.errors import InputError
-from dpdiff.files import replacing
+from dpdiff.runtime.files import replacing
 
 if TYPE_CHECKING:
     from dpdiff.noise import NoiseSchedule
@@ -84,6 +84,11 @@ class Schedule:
         """The edges ``(t, s)`` of the path, from the data's end upwards."""
         return tuple((t, s) for s, t in pairwise(self.timesteps))
 
+    def check_end(self, T: int) -> None:
+        """Refuse to be used on a grid of another length."""
+        if self.T != T:
+            raise InputError(f"the schedule ends at {self.T}, the training grid at T = {T}")
+
     @classmethod
     def even(cls, T: int, steps: int) -> Schedule:
         """The even stride of the paper, ``τ_i = T i / K`` rounded to the nearest integer.
@@ -134,18 +139,6 @@ class Schedule:
         """
         return [t - 1 for t in reversed(self.timesteps[1:])]
 
-    def to_respacing(self) -> list[int]:
-        """0-based indices, ascending: ``use_timesteps`` of improved-diffusion's SpacedDiffusion.
-
-        Its ``timestep_respacing`` strings cannot say them: they divide the grid evenly.
-
-        Examples
-        --------
-        >>> Schedule([0, 2, 5, 10]).to_respacing()
-        [1, 4, 9]
-        """
-        return [t - 1 for t in self.timesteps[1:]]
-
     def to_sigmas(self, noise: NoiseSchedule, zero: str = "append") -> list[float]:
         """The noise levels ``σ = g/f`` of k-diffusion, ComfyUI and diffusers' Euler, decreasing.
 
@@ -168,8 +161,7 @@ class Schedule:
         >>> [round(sigma, 3) for sigma in sigmas]
         [157.407, 1.234, 0.0]
         """
-        if noise.T != self.T:
-            raise InputError(f"the schedule ends at {self.T}, the noise schedule at {noise.T}")
+        self.check_end(noise.T)
         if zero not in ("append", "none"):
             raise InputError(f"zero is 'append' or 'none', got {zero!r}")
         if noise.f[self.T] == 0:

@@ -1,9 +1,31 @@
-"""For the book: proof that the check of an exercise can tell right from wrong."""
+"""For the book: the package's own code on the page, and checks that can tell right from wrong."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from IPython.display import Code
+
+
+def quote(thing: Any) -> Code:
+    """The source of a class or function, whole, as a notebook shows code.
+
+    Parameters
+    ----------
+    thing : class or function
+        One of the package's own.
+
+    Examples
+    --------
+    >>> quote(refuses).data.splitlines()[0]
+    'def refuses(check: Callable[..., Any], *answer: Any) -> bool:'
+    """
+    from IPython.display import Code
+
+    return Code(inspect.getsource(thing), language="python")
 
 
 def refuses(check: Callable[..., Any], *answer: Any) -> bool:

@@ -1,5 +1,6 @@
 """What several test files share: small models whose every property is known."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,9 @@ from dpdiff.denoiser import Denoiser
 from dpdiff.noise import NoiseSchedule
 
 torch.set_num_threads(1)  # the networks here are too small to share
+
+# The benchmarks and the tests share their synthetic costs.
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 DATA = Path(__file__).parent / "data"
 

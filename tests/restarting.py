@@ -12,11 +12,11 @@ import dpdiff
 from dpdiff.cli import main
 from dpdiff.denoiser import Denoiser
 from dpdiff.noise import NoiseSchedule
-from dpdiff.parts import locked
+from dpdiff.runtime.checkpoints import locked
 
 T = 40
 IMAGES = np.random.default_rng(5).integers(0, 17, size=(6, 1, 4, 4)).astype(np.uint8)
-ARGUMENTS = ["measure", "--images", "6", "--batch-size", "6"]
+ARGUMENTS = ["measure", "--per-step", "6", "--batch-size", "6"]
 
 
 class SlowNetwork(ToyNetwork):

@@ -9,14 +9,14 @@ import pytest
 
 import dpdiff
 from dpdiff.cli import main
-from dpdiff.grid import image_grid
+from dpdiff.plotting.image_grid import image_grid
 
 
 @pytest.fixture(scope="module")
 def optimized(tmp_path_factory):
     """One run of the main command, with as few images as can be."""
     folder = tmp_path_factory.mktemp("optimize")
-    arguments = ["--images", "2", "--steps", "4", "8", "--variance", "optimal"]
+    arguments = ["--per-step", "2", "--steps", "4", "8", "--variance", "optimal"]
     assert main(["optimize", *arguments, "--out", str(folder)]) == 0
     return folder
 
@@ -28,7 +28,7 @@ def test_optimize_writes_schedules_with_their_provenance(optimized):
     assert costs.variance == "optimal"
     assert schedule == dpdiff.solve(costs.smoothed()).schedule(8)
     about = schedule.provenance
-    assert about["bits_per_dim"] == pytest.approx(costs.score(schedule)[0])
+    assert about["bits_per_dim"] == pytest.approx(costs.bound(schedule)[0])
     assert about["stderr"] > 0
     assert about["variance"] == "optimal"
     assert about["costs"]["data"] == "digits"
@@ -50,7 +50,7 @@ def test_solve_again_under_another_rule(optimized, tmp_path, capsys):
         (quadratic, dpdiff.Schedule.quadratic(4000, 16)),
         (best, dpdiff.solve(costs.smoothed()).schedule(16)),
     ):
-        assert printed_bits == pytest.approx(costs.score(schedule)[0], abs=1e-4)
+        assert printed_bits == pytest.approx(costs.bound(schedule)[0], abs=1e-4)
 
 
 def test_sample_draws_what_the_library_draws(tmp_path):
@@ -72,7 +72,7 @@ def test_evaluate_prints_what_the_library_computes(capsys):
     denoiser = dpdiff.load("digits").with_variance("optimal", costs)
     images = dpdiff.images("digits", split="test")
     schedules = dpdiff.Schedule.even(4000, 2), dpdiff.solve(costs.smoothed()).schedule(2)
-    scores = [dpdiff.bits_per_dim(denoiser, images, tau, progress=False) for tau in schedules]
+    scores = [dpdiff.evaluate(denoiser, images, tau, progress=False) for tau in schedules]
     for line, score in zip(lines, scores, strict=True):
         assert float(line.split()[2]) == pytest.approx(score.mean, abs=1e-3)
         assert float(line.split()[3]) == pytest.approx(score.stderr, abs=1e-3)

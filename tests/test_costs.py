@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-import dpdiff.batches
-from dpdiff import draws
-from dpdiff.costs import Costs
+import dpdiff.noising
+from dpdiff.costs.costs import Costs
+from dpdiff.costs.measurement import measure
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
-from dpdiff.evaluation import bits_per_dim
-from dpdiff.measurement import measure
+from dpdiff.evaluation import evaluate
 from dpdiff.noise import NoiseSchedule
-from dpdiff.plan import solve
+from dpdiff.runtime import random_streams
 from dpdiff.schedule import Schedule
+from dpdiff.solvers.plan import solve
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def outputs(toy, images, t, seed):
     """x_0, x̂_0 and v at one timestep, from the same noisy images to the last bit."""
     f, g = toy.noise.f[t], toy.noise.g[t]
     x0 = images.astype(float) / 8 - 1
-    noise = draws.gaussian(seed, t, range(len(images)), images.shape[1:])
+    noise = random_streams.gaussian(seed, t, range(len(images)), images.shape[1:])
     x_t = f * x0 + g * noise
     with torch.no_grad():
         out = toy.network(torch.tensor(x_t, dtype=torch.float32), torch.full((len(images),), t - 1))
@@ -65,10 +65,10 @@ def test_path_sums_equal_direct_evaluation(toy, toy_images, costs, variance):
     denoiser = toy.with_variance(variance, costs)
     optimal = solve(costs, max_steps=12).schedule(12)
     for schedule in (Schedule.even(4000, 12), Schedule.quadratic(4000, 12), optimal):
-        direct = bits_per_dim(denoiser, toy_images, schedule, seed=3, progress=False)
-        np.testing.assert_allclose(costs.score(schedule)[0], direct.mean, rtol=1e-9)
+        direct = evaluate(denoiser, toy_images, schedule, seed=3, progress=False)
+        np.testing.assert_allclose(costs.bound(schedule)[0], direct.mean, rtol=1e-9)
         np.testing.assert_allclose(
-            costs.edges(schedule) / (16 * math.log(2)), direct.edges, rtol=1e-8, atol=1e-12
+            costs.edge_nats(schedule) / (16 * math.log(2)), direct.edge_bits, rtol=1e-8, atol=1e-12
         )
 
 
@@ -137,7 +137,7 @@ def test_standard_error_is_that_of_repeated_measurements(toy, toy_images):
         scores = []
         for seed in range(40):
             costs = measure(small_grid, toy_images, seed=seed, progress=False)
-            scores.append(costs.with_variance(variance).score(schedule))
+            scores.append(costs.with_variance(variance).bound(schedule))
         means, errors = np.array(scores).T
         # The images are the same in every run, so only the noise varies: the stated error,
         # which includes the images, may exceed the spread but not fall short of it.
@@ -147,13 +147,13 @@ def test_standard_error_is_that_of_repeated_measurements(toy, toy_images):
 def test_each_timestep_sees_its_share(monkeypatch, toy):
     """With fewer images a step than there are, the whole set is used."""
     seen = []
-    real = dpdiff.batches.prepare
+    real = dpdiff.noising.prepare
 
     def spy(denoiser, images, t, rows, seed):
         seen.extend(rows)
         return real(denoiser, images, t, rows, seed)
 
-    monkeypatch.setattr("dpdiff.batches.prepare", spy)
+    monkeypatch.setattr("dpdiff.noising.prepare", spy)
     small_grid = replace(toy, noise=NoiseSchedule.cosine(20))
     measure(small_grid, np.zeros((10, 1, 4, 4), dtype=int), per_step=3, progress=False)
     assert sorted(seen) == sorted(list(range(10)) * 6)
@@ -191,11 +191,11 @@ def test_costs_of_another_model_are_refused(toy, costs):
 
 
 def test_schedule_of_another_grid_is_refused(costs):
-    with pytest.raises(InputError, match="T = 10"):
-        costs.edges(Schedule([0, 10]))
+    with pytest.raises(InputError, match="ends at 10, the training grid at T = 4000"):
+        costs.edge_nats(Schedule([0, 10]))
 
 
 def test_a_schedule_of_one_step_is_the_decoder_alone(costs):
-    (edge,) = costs.edges(Schedule([0, costs.T]))
+    (edge,) = costs.edge_nats(Schedule([0, costs.T]))
     assert edge == costs.decoder_costs[-1]
-    assert np.isfinite(costs.score(Schedule([0, costs.T]))).all()
+    assert np.isfinite(costs.bound(Schedule([0, costs.T]))).all()

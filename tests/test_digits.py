@@ -9,7 +9,7 @@ import pytest
 
 import dpdiff
 from dpdiff import models
-from dpdiff.measurement import _Job
+from dpdiff.costs.measurement import _Job
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "digits.json"
 BUDGETS = ("8", "16", "32", "64", "128", "256")
@@ -96,7 +96,7 @@ def test_recorded_scores_can_be_computed_again(denoiser, costs, kind):
     if kind == "dp":
         smooth = costs.smoothed().with_variance("optimal")
         schedule = dpdiff.solve(smooth, max_steps=8).schedule(8)
-    score = dpdiff.bits_per_dim(ruled, images, schedule, seed=recorded["seed"], progress=False)
+    score = dpdiff.evaluate(ruled, images, schedule, seed=recorded["seed"], progress=False)
     mean, stderr = recorded["bits_per_dim"]["optimal"][kind]["8"]
     assert score.mean == pytest.approx(mean, abs=2e-4)
     assert score.stderr == pytest.approx(stderr, rel=1e-2)

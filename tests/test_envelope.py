@@ -4,47 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cases import synthetic_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpdiff import dp
-from dpdiff.envelope import Envelope, Lines, envelope_rows
 from dpdiff.errors import InputError
-from dpdiff.plan import solve
+from dpdiff.solvers import reference
+from dpdiff.solvers.envelope import Envelope, envelope_rows, falling
+from dpdiff.solvers.plan import solve
+from dpdiff.solvers.protocols import Lines
 
 
-class LineCosts:
-    """Lines, and the table they stand for."""
-
-    def __init__(self, *arrays):
-        self._lines = Lines(*(np.asarray(values, dtype=np.float64) for values in arrays))
-        self.T = len(self._lines.x) - 1
-
-    def lines(self):
-        return self._lines
-
-    def rows(self, start, stop):
-        const, x, intercept, slope, first = self._lines
-        t, s = np.arange(start, stop)[:, None], np.arange(stop)
-        block = (const[t] + slope[s] * x[t]) + intercept[s]
-        block[:, 0] = first[start:stop]
-        block[s >= t] = np.inf
-        return block
-
-
-def diffusion_like(T, kind, noise, seed=0):
-    """Costs as a diffusion model of 3,072 dimensions has them, with multiplicative noise in m."""
-    rng, D, t = np.random.default_rng(seed), 3072, np.arange(T + 1)
-    g2 = np.sin((0.01 + 0.98 * t / T) * np.pi / 2) ** 2
-    snr = (1 - g2) / g2
-    m = 0.05 * D * (1 + snr) ** -0.9 * np.exp(noise * rng.standard_normal(T + 1))
-    first = D * (6 + 0.5 * np.log(g2 + 1e-3))
-    if kind == "small":
-        return LineCosts(-0.5 * snr * m, 0.5 * m, 0 * m, snr, first)
-    if kind == "large":
-        const = 0.5 * (D * (np.log(g2) - 1) + m / g2)
-        return LineCosts(const, 0.5 * (D - m / g2) / g2, -0.5 * D * np.log(g2), g2, first)
-    return LineCosts(t * m, m, 0 * m, -t, t * m)
+def lines_of(*arrays):
+    return Lines(*(np.asarray(values, dtype=np.float64) for values in arrays))
 
 
 NUMBERS = st.sampled_from([-2.0, 0.0, 1.0, 2.0, 3.0])
@@ -59,7 +31,7 @@ def small_lines(draw):
         draw(st.lists(OPEN, min_size=T + 1, max_size=T + 1)) for _ in range(3)
     )
     x, slope = (draw(st.lists(NUMBERS, min_size=T + 1, max_size=T + 1)) for _ in range(2))
-    return LineCosts(const, x, intercept, sorted(slope, reverse=draw(st.booleans())), first)
+    return lines_of(const, x, intercept, sorted(slope, reverse=draw(st.booleans())), first)
 
 
 @settings(max_examples=600, deadline=None)
@@ -78,7 +50,7 @@ def test_totals_and_paths_equal_the_references_ties_included(costs):
 @pytest.mark.parametrize("kind", ["small", "large", "weighted"])
 @pytest.mark.parametrize("noise", [0, 0.05, 0.5])
 def test_noisy_costs_equal_reference_and_sweep(kind, noise):
-    costs = diffusion_like(400, kind, noise)
+    costs = synthetic_lines(400, kind, noise)
     true, swept, plan = (solve(costs, method=m) for m in ("reference", "sweep", "envelope"))
     np.testing.assert_array_equal(swept.forward, true.forward)
     np.testing.assert_allclose(plan.forward, true.forward, rtol=1e-12)
@@ -90,7 +62,7 @@ def test_noisy_costs_equal_reference_and_sweep(kind, noise):
 
 def test_the_noisy_case_is_not_monge():
     # … so that solvers which need the quadrangle inequality would fail on it
-    table = diffusion_like(400, "small", 0.05).rows(0, 401)
+    table = synthetic_lines(400, "small", 0.05).rows(0, 401)
     t = np.arange(3, 401)
     s = t - 2
     gap = table[t, s] + table[t - 1, s - 1] - table[t, s - 1] - table[t - 1, s]
@@ -99,7 +71,7 @@ def test_the_noisy_case_is_not_monge():
 
 @pytest.mark.parametrize("noise", [0, 0.3])
 def test_checkpoints_give_the_same_paths_in_less_memory(noise):
-    costs = diffusion_like(300, "small", noise)
+    costs = synthetic_lines(300, "small", noise)
     whole, sparse = Envelope(costs.lines(), 200), Envelope(costs.lines(), 200, keep=0)
     assert len(whole._kept) == 200
     assert len(sparse._kept) == 14
@@ -110,14 +82,14 @@ def test_checkpoints_give_the_same_paths_in_less_memory(noise):
 
 
 def test_costs_change_sign_with_the_direction_of_the_slopes():
-    costs = diffusion_like(50, "small", 0.2)
+    costs = synthetic_lines(50, "small", 0.2)
     const, x, intercept, slope, first = costs.lines()
-    mirrored = LineCosts(const, -x, intercept, -slope, first)
+    mirrored = lines_of(const, -x, intercept, -slope, first)
     np.testing.assert_array_equal(solve(mirrored).totals, solve(costs).totals)
 
 
 def test_values_that_no_jump_uses_are_not_read():
-    costs = diffusion_like(30, "large", 0.1)
+    costs = synthetic_lines(30, "large", 0.1)
     arrays = [values.copy() for values in costs.lines()]
     for values in arrays:
         values[0] = np.nan
@@ -137,7 +109,7 @@ def test_values_that_no_jump_uses_are_not_read():
     ],
 )
 def test_bad_numbers_are_refused_and_located(name, i, bad, message):
-    costs = diffusion_like(5, "small", 0)
+    costs = synthetic_lines(5, "small", 0)
     getattr(costs.lines(), name)[i] = bad
     with pytest.raises(InputError, match=message):
         solve(costs)
@@ -145,16 +117,16 @@ def test_bad_numbers_are_refused_and_located(name, i, bad, message):
 
 def test_slopes_that_rise_and_fall_are_refused():
     with pytest.raises(InputError, match="rise or fall"):
-        solve(LineCosts(*np.ones((3, 5)), [0, 1, 2, 1, 0], np.ones(5)))
+        solve(lines_of(*np.ones((3, 5)), [0, 1, 2, 1, 0], np.ones(5)))
 
 
 def test_lengths_must_agree():
     with pytest.raises(InputError, match="one length"):
-        Lines(np.ones(4), np.ones(4), np.ones(3), np.ones(4), np.ones(4)).checked()
+        falling(Lines(np.ones(4), np.ones(4), np.ones(3), np.ones(4), np.ones(4)))
 
 
 def test_one_row_equals_the_recursion():
-    costs = diffusion_like(60, "weighted", 0.4)
-    best, _ = dp.reference(costs.rows(0, 61), 5)
-    rows = list(envelope_rows(costs.lines().checked(), 3, 6, best[3]))
+    costs = synthetic_lines(60, "weighted", 0.4)
+    best, _ = reference.reference(costs.rows(0, 61), 5)
+    rows = list(envelope_rows(falling(costs.lines()), 3, 6, best[3]))
     np.testing.assert_allclose(rows, best[3:6], rtol=1e-13)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dpdiff.errors import InputError
-from dpdiff.evaluation import bits_per_dim, score_many
+from dpdiff.evaluation import evaluate, evaluate_many
 from dpdiff.schedule import Schedule
 
 
@@ -33,32 +33,31 @@ def test_scoring_together_equals_scoring_apart(counted, toy_images):
         for rule in ("small", "learned_range")
         for schedule in schedules
     ]
-    together = score_many(jobs, toy_images, seed=3, batch_size=4, progress=False)
+    together = evaluate_many(jobs, toy_images, seed=3, batch_size=4, progress=False)
     visited = sorted(set().union(*(schedule.timesteps[1:] for schedule in schedules)))
     assert sorted(counted.network.asked) == sorted(visited * len(toy_images))
     for (denoiser, schedule), score in zip(jobs, together, strict=True):
-        alone = bits_per_dim(denoiser, toy_images, schedule, seed=3, batch_size=4, progress=False)
-        np.testing.assert_array_equal(score.per_image, alone.per_image)
-        np.testing.assert_array_equal(score.edges, alone.edges)
-        assert score.prior == alone.prior
+        alone = evaluate(denoiser, toy_images, schedule, seed=3, batch_size=4, progress=False)
+        np.testing.assert_array_equal(score.image_bits, alone.image_bits)
+        np.testing.assert_array_equal(score.edge_bits, alone.edge_bits)
+        assert score.prior_bits == alone.prior_bits
 
 
 def test_two_networks_cannot_be_scored_in_one_call(toy, counted, toy_images):
     schedule = Schedule.even(4000, 2)
     with pytest.raises(InputError, match="share one network"):
-        score_many([(toy, schedule), (counted, schedule)], toy_images)
+        evaluate_many([(toy, schedule), (counted, schedule)], toy_images)
 
 
 def test_a_difference_is_taken_image_by_image(toy, toy_images):
     one, other = (
-        bits_per_dim(toy, toy_images, Schedule.even(4000, steps), progress=False)
-        for steps in (4, 8)
+        evaluate(toy, toy_images, Schedule.even(4000, steps), progress=False) for steps in (4, 8)
     )
     mean, stderr = one.minus(other)
     assert mean == pytest.approx(one.mean - other.mean)
-    differences = one.per_image - other.per_image
+    differences = one.image_bits - other.image_bits
     assert stderr == pytest.approx(np.std(differences, ddof=1) / np.sqrt(len(toy_images)))
     assert one.minus(one) == (0, 0)
-    few = bits_per_dim(toy, toy_images[:3], Schedule.even(4000, 4), progress=False)
+    few = evaluate(toy, toy_images[:3], Schedule.even(4000, 4), progress=False)
     with pytest.raises(InputError, match="same ones"):
         one.minus(few)

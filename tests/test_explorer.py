@@ -36,15 +36,15 @@ def test_every_path_is_the_solvers(plan):
 
 
 def test_bits_are_those_of_the_costs(costs, plan):
-    np.testing.assert_allclose(DATA["bits"]["dp"], plan.bits_per_dim[1:], atol=6e-5)
+    np.testing.assert_allclose(DATA["bits"]["dp"], plan.values[1:], atol=6e-5)
     for kind in ("even", "quadratic"):
         for steps in (2, 8, 37, 256):
             schedule = getattr(dpdiff.Schedule, kind)(costs.T, steps)
             assert nodes(kind, steps) == schedule.timesteps
             assert DATA["bits"][kind][steps - 1] == pytest.approx(
-                costs.score(schedule)[0], abs=6e-5
+                costs.bound(schedule)[0], abs=6e-5
             )
-    every = costs.score(dpdiff.Schedule(range(costs.T + 1)))[0]
+    every = costs.bound(dpdiff.Schedule(range(costs.T + 1)))[0]
     assert DATA["all_bits"] == pytest.approx(every, abs=6e-5)
 
 

@@ -75,7 +75,7 @@ def test_diffusers_scheduler(printed, pipe, denoiser, rule):
         schedule = dpdiff.solve(costs.smoothed().with_variance(rule)).schedule(6)
     ours = denoiser.with_variance(rule or "learned_range", costs)
     expected = AncestralScheduler.from_denoiser(ours, schedule).config
-    for name in ("schedule", "variance_type", "mse", "prediction_type", "trained_betas"):
+    for name in ("schedule", "variance_type", "error", "prediction_type", "trained_betas"):
         assert pipe.scheduler.config[name] == expected[name], name
 
 
@@ -159,7 +159,7 @@ def test_improved_diffusion(printed, denoiser, monkeypatch):
     flags = {"timestep_respacing": ""}
     code = printed(f"quadratic:{STEPS}", "--to", "improved-diffusion")
     found = execute(code, flags=flags)
-    assert found.use_timesteps == QUADRATIC.to_respacing()
+    assert found.use_timesteps == QUADRATIC.to_diffusers()[::-1]
     nodes = list(QUADRATIC.timesteps[1:])
     np.testing.assert_allclose(
         np.cumprod(1 - np.array(found.diffusion)), denoiser.noise.f[nodes] ** 2
@@ -182,7 +182,7 @@ def test_files_of_other_models_need_no_model(printed, tmp_path, capsys):
         assert printed(path, "--to", form)
     for form in ("sigmas", "comfyui", "k-diffusion"):  # by default the bundled model's, T = 4000
         assert main(["export", str(path), "--to", form]) == 2
-        assert "the schedule ends at 1000, the model's T is 4000" in capsys.readouterr().err
+        assert "the schedule ends at 1000, the training grid at T = 4000" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("form", FORMATS)

@@ -12,7 +12,7 @@ import torch
 
 import dpdiff
 from dpdiff import models
-from dpdiff.recipes import RECIPES, build_network
+from dpdiff.training.recipes import RECIPES, build_network
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "benchmarks" / "results" / "fashion.json"
@@ -61,11 +61,12 @@ def test_shipped_costs_are_those_of_the_shipped_model(denoiser, costs, images):
 
 
 def predict(denoiser, images, t):
-    from dpdiff import batches
+    from dpdiff import noising
 
     rows = np.arange(len(images))
-    batch = batches.prepare(denoiser, images, np.full(len(rows), t), rows, seed=11)
-    return batches.predict(denoiser, batch)[:2]
+    batch = noising.prepare(denoiser, images, np.full(len(rows), t), rows, seed=11)
+    x0, prediction = noising.predict(denoiser, batch)
+    return x0, prediction.x0
 
 
 def test_recorded_scores_are_of_this_model(denoiser):
@@ -88,7 +89,7 @@ def test_a_recorded_score_can_be_computed_again(denoiser, costs, images):
     """The first of the held-out images are the sample's: their score is near the recorded one."""
     recorded = json.loads(RESULTS.read_text())
     schedule = dpdiff.solve(costs.smoothed().with_variance("optimal"), max_steps=8).schedule(8)
-    score = dpdiff.bits_per_dim(
+    score = dpdiff.evaluate(
         denoiser.with_variance("optimal", costs),
         images,
         schedule,

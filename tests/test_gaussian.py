@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from dpdiff.costs.measurement import measure
 from dpdiff.denoiser import Denoiser
-from dpdiff.evaluation import bits_per_dim
-from dpdiff.measurement import measure
+from dpdiff.evaluation import evaluate
 from dpdiff.noise import NoiseSchedule
-from dpdiff.plan import solve
 from dpdiff.sampling import sample
 from dpdiff.schedule import Schedule
+from dpdiff.solvers.plan import solve
 
 SPREAD = np.array([0.8, 0.5, 0.2])  # standard deviation of each dimension
 T = 1000
@@ -68,7 +68,7 @@ def test_bound_agrees_with_closed_form(denoiser, data, variance):
     costs = measure(denoiser, data[:64], progress=False)  # for the optimal rule's m(t)
     costs.statistics["mse"][1:] = [residual(t) for t in range(1, T + 1)]
     scored = denoiser.with_variance(variance, costs)
-    score = bits_per_dim(scored, data, schedule, progress=False)
+    score = evaluate(scored, data, schedule, progress=False)
     expected = exact_bound(schedule, variance) / (3 * math.log(2))
     assert abs(score.mean - expected) < 4 * score.stderr
     assert score.stderr < 0.05
@@ -115,7 +115,7 @@ def test_optimal_variance_makes_any_schedule_exact_for_isotropic_data():
     costs.statistics["mse"][1:] = 3 * variance * g2 / (f2 * variance + g2)
     exact = 0.5 * (math.log(2 * math.pi * variance) + 1) / math.log(2)
     for steps in (1, 2, 5, 20):
-        score = bits_per_dim(
+        score = evaluate(
             model.with_variance("optimal", costs), data, Schedule.even(T, steps), progress=False
         )
         assert abs(score.mean - exact) < 4 * score.stderr < 0.1

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from dpdiff.denoiser import Denoiser
-from dpdiff.evaluation import bits_per_dim
-from dpdiff.measurement import prior_costs
+from dpdiff.evaluation import evaluate
 from dpdiff.noise import NoiseSchedule
+from dpdiff.noising import prior_costs
 from dpdiff.schedule import Schedule
 
 RULES = {"learned_range": "learned_range", "fixed_large": "large", "fixed_small": "small"}
@@ -26,7 +26,7 @@ def replay(golden, monkeypatch):
     def noise(seed, t, rows, shape):
         return golden["noise"][at[t]][rows]
 
-    monkeypatch.setattr("dpdiff.draws.gaussian", noise)
+    monkeypatch.setattr("dpdiff.runtime.random_streams.gaussian", noise)
 
     def build(clip: bool) -> Denoiser:
         return Denoiser(
@@ -51,13 +51,13 @@ def test_every_jump_equals_the_reference(golden, replay, rule, clip):
     denoiser = replay(clip).with_variance(RULES[rule])
     images = golden["images_uint8"].transpose(0, 3, 1, 2)
     expected = golden[f"vb_{rule}_clip{int(clip)}"]
-    score = bits_per_dim(
+    score = evaluate(
         denoiser, images, Schedule(golden["path"]), two_node_decoder=True, progress=False
     )
-    np.testing.assert_allclose(score.edges[1:], expected.mean(0)[1:], rtol=1e-5)
-    assert abs(score.edges[0] - expected.mean(0)[0]) < 1e-3
+    np.testing.assert_allclose(score.edge_bits[1:], expected.mean(0)[1:], rtol=1e-5)
+    assert abs(score.edge_bits[0] - expected.mean(0)[0]) < 1e-3
     totals = expected.sum(1) + golden["prior_bpd"]
-    np.testing.assert_allclose(score.per_image, totals, rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(score.image_bits, totals, rtol=1e-5, atol=1e-3)
 
 
 def test_prior_equals_the_reference(golden, replay):

@@ -98,11 +98,12 @@ def test_bound_of_the_loaded_network_equals_the_reference(golden, tiny, monkeypa
     """
     at = {int(t): i for i, t in enumerate(golden["path"][1:])}
     monkeypatch.setattr(
-        "dpdiff.draws.gaussian", lambda seed, t, rows, shape: golden["noise"][at[t]][rows]
+        "dpdiff.runtime.random_streams.gaussian",
+        lambda seed, t, rows, shape: golden["noise"][at[t]][rows],
     )
     denoiser = copy.copy(tiny)
     object.__setattr__(denoiser, "clip", clip)
-    score = dpdiff.bits_per_dim(
+    score = dpdiff.evaluate(
         denoiser.with_variance(RULES[rule]),
         golden["images_uint8"].transpose(0, 3, 1, 2),
         Schedule(golden["path"]),
@@ -110,10 +111,10 @@ def test_bound_of_the_loaded_network_equals_the_reference(golden, tiny, monkeypa
         progress=False,
     )
     expected = golden[f"vb_{rule}_clip{int(clip)}"]
-    np.testing.assert_allclose(score.edges[1:], expected.mean(0)[1:], rtol=1e-5)
-    assert abs(score.edges[0] - expected.mean(0)[0]) < 1e-3
+    np.testing.assert_allclose(score.edge_bits[1:], expected.mean(0)[1:], rtol=1e-5)
+    assert abs(score.edge_bits[0] - expected.mean(0)[0]) < 1e-3
     totals = expected.sum(1) + golden["prior_bpd"]
-    np.testing.assert_allclose(score.per_image, totals, rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(score.image_bits, totals, rtol=1e-5, atol=1e-3)
 
 
 def test_the_second_implementation_equals_the_reference(golden, state):

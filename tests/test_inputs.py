@@ -10,12 +10,12 @@ import torch
 import dpdiff
 from dpdiff import models
 from dpdiff.cli import main
-from dpdiff.costs import Costs
+from dpdiff.costs.costs import Costs
+from dpdiff.costs.measurement import measure
 from dpdiff.data import check
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
-from dpdiff.evaluation import bits_per_dim
-from dpdiff.measurement import measure
+from dpdiff.evaluation import evaluate
 from dpdiff.noise import NoiseSchedule
 from dpdiff.schedule import Schedule
 
@@ -45,7 +45,7 @@ def model(network=silent, **settings):
 def test_images_that_do_not_fit_are_refused(images, message):
     for use in (
         lambda: measure(model(), images, progress=False),
-        lambda: bits_per_dim(model(), images, Schedule([0, 20]), progress=False),
+        lambda: evaluate(model(), images, Schedule([0, 20]), progress=False),
     ):
         with pytest.raises(InputError, match=message):
             use()
@@ -145,7 +145,7 @@ def test_command_line_refuses_in_one_line(capsys, tmp_path, costs_file):
         ["solve", costs_file, "--variance", "learned_range", "--out", tmp_path],
         ["measure", "--out", tmp_path / "no" / "costs.npz"],
         ["measure", "--data", tmp_path / "none.npy", "--out", tmp_path / "c.npz"],
-        ["measure", "--images", "0", "--out", tmp_path / "c.npz"],
+        ["measure", "--per-step", "0", "--out", tmp_path / "c.npz"],
         ["measure", "--model", "dogs", "--out", tmp_path / "c.npz"],
         ["sample", "--schedule", "even:4001", "--out", out],
         ["sample", "--schedule", broken, "--out", out],

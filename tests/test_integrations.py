@@ -13,11 +13,11 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler
 
 import dpdiff
-from dpdiff import InputError, Schedule, draws, models
+from dpdiff import InputError, Schedule, models
 from dpdiff.integrations import snippets
 from dpdiff.integrations.diffusers import AncestralScheduler, UnevenDDIMScheduler
 from dpdiff.noise import NoiseSchedule
-from dpdiff.sampling import ancestral_step, ddim_step
+from dpdiff.runtime import random_streams
 
 UNEVEN = Schedule([0, 90, 240, 900, 1000, 2600, 4000])
 RULES = ("small", "large", "learned_range", "optimal")
@@ -57,7 +57,9 @@ def same_noise(monkeypatch):
         left = [*reversed(schedule.timesteps[1:])]
 
         def drawn(shape, **_):
-            return torch.from_numpy(draws.gaussian(seed, left.pop(0), range(shape[0]), shape[1:]))
+            return torch.from_numpy(
+                random_streams.gaussian(seed, left.pop(0), range(shape[0]), shape[1:])
+            )
 
         for module in ("pipelines.ddpm.pipeline_ddpm", "pipelines.ddim.pipeline_ddim"):
             monkeypatch.setattr(f"diffusers.{module}.randn_tensor", drawn)
@@ -104,26 +106,26 @@ def test_stock_ddim_pipeline_draws_what_sample_draws(denoiser, same_noise, eta):
 def test_every_parameterisation_steps_alike(toy, costs, monkeypatch, predicts, clip):
     """One step at a time, in float64, from one state."""
     ours = replace(toy, predicts=predicts, clip=clip)
-    x = torch.from_numpy(draws.gaussian(0, 4000, range(N), ours.shape)).double()
+    x = torch.from_numpy(random_streams.gaussian(0, 4000, range(N), ours.shape)).double()
     ancestral, ddim = (
         kind.from_denoiser(ours, UNEVEN) for kind in (AncestralScheduler, UnevenDDIMScheduler)
     )
     for t, s in UNEVEN.jumps:
-        noise = torch.from_numpy(draws.gaussian(1, t, range(N), ours.shape)).double()
+        noise = torch.from_numpy(random_streams.gaussian(1, t, range(N), ours.shape)).double()
         monkeypatch.setattr(
             "dpdiff.integrations.diffusers.randn_tensor", lambda *_, n=noise, **__: n
         )
         output = ours.network(x.float(), torch.full((N,), t - 1)).double()
         step = ancestral.step(output, torch.tensor(t - 1), x)
-        torch.testing.assert_close(step.prev_sample, ancestral_step(ours, x, t, s, noise))
+        torch.testing.assert_close(step.prev_sample, ancestral(ours, ours(x, t), x, t, s, noise))
         torch.testing.assert_close(step.pred_original_sample, ours(x, t).x0)
         moved = ddim.step(output, t - 1, x, eta=0.5, return_dict=False)[0]
-        torch.testing.assert_close(moved, ddim_step(ours, x, t, s, noise, 0.5))
+        torch.testing.assert_close(moved, ddim(ours, ours(x, t), x, t, s, noise, 0.5))
 
 
 def test_half_precision_is_computed_with_in_single(toy):
     scheduler = AncestralScheduler.from_denoiser(toy, UNEVEN)
-    x = torch.from_numpy(draws.gaussian(0, 4000, range(N), toy.shape))
+    x = torch.from_numpy(random_streams.gaussian(0, 4000, range(N), toy.shape))
     output = toy.network(x, torch.full((N,), 3999))
     single = scheduler.step(output, 3999, x.half().float(), torch.manual_seed(0)).prev_sample
     half = scheduler.step(output, 3999, x.half(), torch.manual_seed(0)).prev_sample
@@ -176,12 +178,12 @@ def test_the_pipelines_number_of_steps_is_checked(pipe, denoiser):
     ("settings", "message"),
     [
         ({"schedule": None}, "which schedule"),
-        ({"schedule": [0, 5, 1000]}, "ends at 1000, the model's T is 4000"),
+        ({"schedule": [0, 5, 1000]}, "ends at 1000, the training grid at T = 4000"),
         ({"schedule": [0, 5, 5, 4000]}, "increase strictly"),
         ({"variance_type": "learned"}, "variance_type is one of fixed_small"),
         ({"prediction_type": "flow"}, "prediction_type is one of epsilon"),
         ({"variance_type": "optimal"}, r"needs m\(t\)"),
-        ({"variance_type": "optimal", "mse": [1.0]}, r"needs m\(t\)"),
+        ({"variance_type": "optimal", "error": [1.0]}, r"needs m\(t\)"),
         ({"thresholding": True}, "thresholding"),
         ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
         ({"clip_sample_range": 2.0}, "clip_sample_range"),
@@ -249,9 +251,9 @@ def test_stock_ddpm_agrees_when_the_list_ends_at_zero(denoiser, monkeypatch, rul
         kind = {"small": "fixed_small", "large": "fixed_large"}.get(rule, rule)
         scheduler = DDPMScheduler.from_config(stock(denoiser).config, variance_type=kind)
         scheduler.set_timesteps(timesteps=schedule.to_diffusers())
-        x = torch.from_numpy(draws.gaussian(0, schedule.T, range(64), denoiser.shape))
+        x = torch.from_numpy(random_streams.gaussian(0, schedule.T, range(64), denoiser.shape))
         for t, s in reversed(schedule.jumps):
-            noise = torch.from_numpy(draws.gaussian(0, s, range(64), denoiser.shape))
+            noise = torch.from_numpy(random_streams.gaussian(0, s, range(64), denoiser.shape))
             monkeypatch.setattr(
                 "diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, n=noise, **__: n
             )

@@ -45,7 +45,7 @@ def test_differences_do_not_cancel():
     noise = NoiseSchedule(np.full(10, 1e-12))
     # SNR = ᾱ/(1-ᾱ) with 1-ᾱ = 1e-12 t, so ΔSNR = 1e12 (1/9 - 1/10) to a part in 1e11
     np.testing.assert_allclose(noise.snr_gap(10, 9), 1e12 / 90, rtol=1e-10)
-    np.testing.assert_allclose(noise.log_ratio(10, 9), np.log(10 / 9), rtol=1e-10)
+    np.testing.assert_allclose(noise.noise_gain(10, 9), np.log(10 / 9), rtol=1e-10)
 
 
 def test_diffusers_configs_agree_with_diffusers():

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dpdiff
-from dpdiff.constraints import Constrained
 from dpdiff.errors import InputError
-from dpdiff.plan import solve
 from dpdiff.schedule import Schedule
+from dpdiff.solvers.constraints import Constrained
+from dpdiff.solvers.plan import solve
+from dpdiff.solvers.protocols import Unit
 
 SQUARES = np.subtract.outer(np.arange(7), np.arange(7)) ** 2.0
 
@@ -53,18 +54,17 @@ class InNats:
     def lines(self):
         return None
 
-    def bits_per_dim(self, nats):
-        return (nats + 1) / 10
+    unit = Unit("dimes", size=10, offset=1)
 
 
-def test_bits_per_dim_come_from_the_costs():
+def test_units_come_from_the_costs():
     plan = solve(InNats())
-    np.testing.assert_allclose(plan.bits_per_dim, (plan.totals + 1) / 10)
+    np.testing.assert_allclose(plan.values, (plan.totals + 1) / 10)
     assert plan.fewest_steps(within=0.25) == 5
     constrained = solve(Constrained(InNats(), max_jump=5))
-    np.testing.assert_allclose(constrained.bits_per_dim, (constrained.totals + 1) / 10)
-    with pytest.raises(InputError, match="no unit"):
-        solve(SQUARES).bits_per_dim  # noqa: B018
+    np.testing.assert_allclose(constrained.values, (constrained.totals + 1) / 10)
+    assert (plan.unit.name, solve(SQUARES).unit.name) == ("dimes", "cost")
+    np.testing.assert_array_equal(solve(SQUARES).values, solve(SQUARES).totals)
 
 
 @pytest.mark.parametrize("method", ["sweep", "reference"])
@@ -82,7 +82,7 @@ def test_methods_agree_on_the_bundled_models_measured_costs(variance):
     np.testing.assert_allclose(plan.totals, swept.totals, rtol=1e-12)
     np.testing.assert_array_equal(swept.totals[:3], solve(costs, 2, method="reference").totals)
     for steps in (1, 2, 8, 48):
-        assert costs.edges(plan.schedule(steps)).sum() == pytest.approx(
+        assert costs.edge_nats(plan.schedule(steps)).sum() == pytest.approx(
             plan.totals[steps], rel=1e-12
         )
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from dpdiff import plotting, style
+from dpdiff import plotting
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
+from dpdiff.plotting import style
 from dpdiff.schedule import Schedule
 
 

@@ -10,6 +10,7 @@ from dpdiff.quality import (
     digit_features,
     digit_labels,
     digits_classifier,
+    frechet_difference,
     frechet_distance,
     kernel_distance,
 )
@@ -94,10 +95,8 @@ def test_kernel_distance_equals_a_double_loop():
 
 
 def test_kernel_distance_does_not_depend_on_blocks(monkeypatch):
-    from dpdiff import quality
-
     expected = kernel_distance(A, B)
-    monkeypatch.setattr(quality._kernel_sums, "__defaults__", (7,))
+    monkeypatch.setattr(kernel_distance.__globals__["_kernel_sums"], "__defaults__", (7,))
     np.testing.assert_allclose(kernel_distance(A, B), expected, rtol=1e-12)
 
 
@@ -161,6 +160,48 @@ def test_frechet_is_biased_upwards_and_less_so_with_more_examples():
 
 def frechet_distance_alone(a, b):
     return frechet_distance(a, b, resamples=0)
+
+
+def twins(rng, n=150, d=4):
+    """Two sets whose rows i began the same way, and a reference."""
+    common = rng.normal(size=(n, d))
+    a, b = (common + 0.3 * rng.normal(size=(n, d)) for _ in range(2))
+    return a + 0.3, b + 0.2, rng.normal(size=(2 * n, d))
+
+
+def test_frechet_difference_is_the_difference_of_the_distances():
+    a, b, real = twins(RNG)
+    expected = frechet_distance_alone(a, real).value - frechet_distance_alone(b, real).value
+    np.testing.assert_allclose(frechet_difference(a, b, real).value, expected, rtol=1e-12)
+    np.testing.assert_allclose(frechet_difference(b, a, real).value, -expected, rtol=1e-12)
+    np.testing.assert_allclose(frechet_difference(a, a, real), (0, 0), atol=1e-12)
+    assert np.isnan(frechet_difference(a, b, real, resamples=0).stderr)
+
+
+def test_the_error_of_a_frechet_difference_is_that_of_repeated_experiments():
+    rng = np.random.default_rng(5)
+    runs = [frechet_difference(*twins(rng), resamples=30) for _ in range(80)]
+    values, errors = np.array(runs).T
+    assert 0.8 < np.sqrt((errors**2).mean()) / values.std(ddof=1) < 1.35
+
+
+def test_pairs_make_a_frechet_difference_surer():
+    a, b, real = twins(np.random.default_rng(6))
+    paired = frechet_difference(a, b, real).stderr
+    shuffled = frechet_difference(a, RNG.permutation(b), real).stderr
+    assert paired < 0.6 * shuffled
+    apart = [frechet_distance(x, real).stderr for x in (a, b)]
+    assert paired < 0.6 * np.hypot(*apart)
+
+
+def test_sets_that_are_no_pairs_are_refused():
+    a, b, real = twins(RNG)
+    with pytest.raises(InputError, match="got 150 and 149"):
+        frechet_difference(a, b[1:], real)
+    with pytest.raises(InputError, match="same d"):
+        frechet_difference(a, b, real[:, 1:])
+    with pytest.raises(InputError, match="at least 5 examples, got 4"):
+        frechet_difference(a, b, real[:4])
 
 
 @pytest.mark.parametrize("measure", [frechet_distance, kernel_distance])

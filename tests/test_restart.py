@@ -13,9 +13,9 @@ import restarting
 from restarting import IMAGES, SlowNetwork, T, command, toy
 
 import dpdiff
+from dpdiff.costs.measurement import measure
 from dpdiff.errors import InputError
-from dpdiff.measurement import measure
-from dpdiff.parts import blocks, cut, locked
+from dpdiff.runtime.checkpoints import blocks, cut, locked
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["restarting"])
@@ -118,7 +118,7 @@ def test_damaged_blocks_are_measured_again(interrupted, undisturbed):
     ("change", "message"),
     [
         (["--seed", "1"], "seed was 0 and is now 1"),
-        (["--images", "4"], "per_step was 6 and is now 4"),
+        (["--per-step", "4"], "per_step was 6 and is now 4"),
         (["--batch-size", "3"], "batch_size was 6 and is now 3"),
     ],
 )
@@ -185,7 +185,7 @@ def test_what_others_keep_in_the_folder_stays(tmp_path):
 
 
 def test_a_run_that_never_began_leaves_nothing(tmp_path):
-    assert command(tmp_path / "costs.npz", "--images", "1") == 2
+    assert command(tmp_path / "costs.npz", "--per-step", "1") == 2
     with pytest.raises(InputError, match="at least two images"):
         measure(toy(), IMAGES, per_step=1, resume=tmp_path / "parts", progress=False)
     with pytest.raises(RuntimeError), locked(tmp_path / "parts"), locked(tmp_path / "parts"):

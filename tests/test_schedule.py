@@ -99,7 +99,7 @@ def test_lists_of_other_tools_are_read_back(nodes):
     timesteps = schedule.to_diffusers()
     assert Schedule.from_diffusers(timesteps, 1000) == schedule
     assert Schedule.from_diffusers(torch.tensor(timesteps) + 0.4, 1000) == schedule
-    assert schedule.to_respacing() == sorted(timesteps)
+    assert schedule.to_diffusers()[::-1] == sorted(timesteps)
     for zero in ("append", "none"):
         assert Schedule.from_sigmas(schedule.to_sigmas(LINEAR, zero), LINEAR) == schedule
 
@@ -189,7 +189,7 @@ def test_sigmas_that_cannot_be_are_refused():
     schedule = Schedule([0, 1, 3])
     with pytest.raises(InputError, match="no signal"):
         schedule.to_sigmas(NoiseSchedule([0.1, 0.2, 1.0]))
-    with pytest.raises(InputError, match="the noise schedule at 1000"):
+    with pytest.raises(InputError, match="the training grid at T = 1000"):
         schedule.to_sigmas(LINEAR)
     with pytest.raises(InputError, match="'append' or 'none'"):
         Schedule([0, 1000]).to_sigmas(LINEAR, "first")

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from dpdiff.costs import Costs
+from dpdiff.costs.costs import Costs
+from dpdiff.costs.smoothing import local_linear
 from dpdiff.noise import NoiseSchedule
-from dpdiff.plan import solve
-from dpdiff.smoothing import local_linear
+from dpdiff.solvers.plan import solve
 
 T = 1000
 NOISE = NoiseSchedule.linear(T)
@@ -71,7 +71,7 @@ def test_schedules_lose_less_when_chosen_on_smoothed_costs(exact, noisy, steps):
     best = solve(exact, max_steps=128).totals[steps]
 
     def loss(costs):
-        return exact.edges(solve(costs, max_steps=128).schedule(steps)).sum() - best
+        return exact.edge_nats(solve(costs, max_steps=128).schedule(steps)).sum() - best
 
     assert 0 <= loss(noisy.smoothed()) < 0.6 * loss(noisy)
 

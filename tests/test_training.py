@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from dpdiff import models, training
+from dpdiff import models
 from dpdiff.denoiser import Denoiser
 from dpdiff.elbo import jump_cost
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
+from dpdiff.training import trainer as training
 
 TINY = replace(
     training.RECIPES["digits"], channels=(16, 16), steps=6, batch=8, validate_every=2, warmup=2
@@ -85,7 +86,7 @@ def test_losses_are_the_hybrid_of_its_parts():
             target = eps[i] if predicts == "eps" else f * eps[i] - g * x0[i]
             np.testing.assert_allclose(simple[i], (target - 0.3 * x_t).square().mean(), rtol=1e-4)
             mean, v = denoiser(x_t[None], int(step))
-            u = noise.log_ratio(step, step - 1) * v[0]
+            u = noise.noise_gain(step, step - 1) * v[0]
             kl = jump_cost(u, (x0[i] - mean[0]) ** 2, noise.snr_gap(step, step - 1))
             np.testing.assert_allclose(bound[i], 50 * kl.mean() / np.log(2), rtol=1e-3)
 
@@ -102,7 +103,8 @@ def test_a_killed_run_leaves_a_whole_checkpoint(tmp_path):
     """SIGKILL at a random moment; whatever is on disk loads."""
     code = (
         "import torch; torch.set_num_threads(1)\n"
-        "from dataclasses import replace; from pathlib import Path; from dpdiff import training\n"
+        "from dataclasses import replace; from pathlib import Path; from dpdiff.training import "
+        "trainer as training\n"
         "tiny = replace(training.RECIPES['digits'], channels=(16, 16), steps=10**6, batch=4,"
         " validate_every=1)\n"
         f"training.Trainer(tiny, Path({str(tmp_path)!r})).run(progress=False)\n"

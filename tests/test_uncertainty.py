@@ -7,13 +7,13 @@ import pytest
 import torch
 
 import dpdiff
-from dpdiff import statistics
 from dpdiff.cli import main
-from dpdiff.costs import Costs
-from dpdiff.denoiser import Denoiser
+from dpdiff.costs import statistics
+from dpdiff.costs.costs import Costs
+from dpdiff.costs.sample_size import images_needed
+from dpdiff.denoiser import Denoiser, Prediction
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
-from dpdiff.sample_size import images_needed
 from dpdiff.schedule import Schedule
 
 T, D, N = 12, 4, 50
@@ -34,9 +34,10 @@ def simulated(seed, per_step=N):
     scale = NOISE.g[t][:, None] ** 0.7 * 0.3 * np.sqrt(quality)
     mean = x0 + torch.from_numpy(scale * rng.normal(size=(len(t), D)))
     v = torch.from_numpy(0.3 + 0.1 * quality + 0.1 * rng.normal(size=(len(t), D)))
-    values = statistics.per_image(MODEL, t, x0, mean, v)
+    outcome = t, x0, Prediction(mean, v)
+    values = statistics.per_image(MODEL, *outcome)
     mse = values["mse"].reshape(T, -1).mean(1).repeat_interleave(per_step)
-    values["decoder_optimal"] = statistics.optimal_decoder(MODEL, x0, mean, mse)
+    values |= statistics.decoders(MODEL, *outcome, mse)
     found = statistics.moments({k: x.numpy() for k, x in values.items()}, T)
     found = {k: np.concatenate([np.zeros_like(x[:1]), x]) for k, x in found.items()}
     found |= {"prior": np.float64(1), "prior_var": np.float64(0)}
@@ -55,8 +56,8 @@ def spread(repeated, rule, measured):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_standard_errors_of_scores(repeated, rule):
-    real, stated = spread(repeated, rule, lambda costs: costs.score(ONE))
+def test_standard_errors_of_bounds(repeated, rule):
+    real, stated = spread(repeated, rule, lambda costs: costs.bound(ONE))
     assert stated == pytest.approx(real, rel=0.12)  # a spread of 400 is known to 3.5 %
 
 
@@ -66,7 +67,7 @@ def test_shared_jumps_cancel(repeated, rule):
     other = Schedule([0, 2, 4, 7, 8, 12])
     real, stated = spread(repeated, rule, lambda costs: costs.difference(ONE, other))
     costs = repeated[0].with_variance(rule)
-    single = np.hypot(costs.score(ONE)[1], costs.score(other)[1])
+    single = np.hypot(costs.bound(ONE)[1], costs.bound(other)[1])
     if rule == "learned_range":  # 12 lands on 10 and on 8, and how both vary is not kept
         assert real * 0.95 < stated < 2 * real + single
     else:
@@ -89,18 +90,18 @@ def test_mean_is_the_difference_of_the_scores(repeated, rule):
     for nodes in ([0, 12], [0, 1, 12], [0, 4, 12], [0, 2, 4, 7, 11, 12]):
         other = Schedule(nodes)
         mean, stderr = costs.difference(ONE, other)
-        assert mean == pytest.approx(costs.score(ONE)[0] - costs.score(other)[0], abs=1e-12)
+        assert mean == pytest.approx(costs.bound(ONE)[0] - costs.bound(other)[0], abs=1e-12)
         back = costs.difference(other, ONE)
         assert back == pytest.approx((-mean, stderr))
     assert costs.difference(ONE, Schedule(ONE.timesteps)) == (0, 0)
-    with pytest.raises(InputError, match="T = 10"):
+    with pytest.raises(InputError, match="ends at 10, the training grid at T = 12"):
         costs.difference(ONE, Schedule([0, 10]))
 
 
 def test_disjoint_schedules_add_their_variances(repeated):
     costs = repeated[0].with_variance("large")
     one, other = Schedule([0, 3, 6, 12]), Schedule([0, 2, 5, 6, 12])  # 6 -> 3 and 6 -> 5
-    variances = [costs.score(s)[1] ** 2 for s in (one, other)]
+    variances = [costs.bound(s)[1] ** 2 for s in (one, other)]
     _, stderr = costs.difference(one, other)
     assert stderr**2 < sum(variances)  # 12 -> 6 cancels
 
@@ -114,7 +115,7 @@ def test_a_pilot_tells_how_many_images_it_takes(rule):
         needed = images_needed(pilot, [3, 5, 8], target)
         costs = simulated(2000 + seed, per_step=needed).with_variance(rule)
         plan = dpdiff.solve(costs.smoothed())
-        found.append(max(costs.score(plan.schedule(k))[1] for k in (3, 5, 8)))
+        found.append(max(costs.bound(plan.schedule(k))[1] for k in (3, 5, 8)))
     assert np.mean(found) == pytest.approx(target, rel=0.15)
     assert max(found) < 1.5 * target
 
@@ -164,7 +165,7 @@ def test_the_command_chooses_the_number_of_images(small_model, tmp_path, capsys)
     assert main(["measure", "--target-stderr", "0.001", "--out", str(out)]) == 0
     assert "there are only 60" in capsys.readouterr().out
     assert Costs.load(out).provenance["per_step"] == 60
-    for wrong in (["0"], ["nan"], ["much"], ["0.1", "--images", "9"]):
+    for wrong in (["0"], ["nan"], ["much"], ["0.1", "--per-step", "9"]):
         with pytest.raises(SystemExit):
             main(["measure", "--target-stderr", *wrong, "--out", str(out)])
 
@@ -185,7 +186,7 @@ def test_the_table_marks_what_cannot_be_told_apart(tmp_path, capsys):
     plan, marked = dpdiff.solve(costs.smoothed()), {}
     for steps in (1, 4, 6, 8, 12):
         strides = [make(T, steps) for make in (Schedule.even, Schedule.quadratic)]
-        second = min(strides, key=lambda stride: costs.score(stride)[0])
+        second = min(strides, key=lambda stride: costs.bound(stride)[0])
         mean, stderr = costs.difference(plan.schedule(steps), second)
         marked["all" if steps == T else str(steps)] = abs(mean) < 2 * stderr
     rows = {line.split()[0]: line.endswith("~") for line in printed.splitlines() if line.split()}

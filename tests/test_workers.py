@@ -14,12 +14,13 @@ import torch
 import working
 
 import dpdiff
-from dpdiff import models, workers
+from dpdiff import models
 from dpdiff.cli import main
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
-from dpdiff.workers import WorkerError, Workers
+from dpdiff.runtime import workers
+from dpdiff.runtime.workers import WorkerError, Workers
 
 T = 12
 HERE = Path(__file__).parent

@@ -10,14 +10,14 @@ import torch
 
 import dpdiff
 from dpdiff.cli import main
+from dpdiff.costs.measurement import measure
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
-from dpdiff.evaluation import bits_per_dim
-from dpdiff.measurement import measure
+from dpdiff.evaluation import evaluate, rounding_effect
 from dpdiff.noise import NoiseSchedule
+from dpdiff.runtime.networks import HalvingBatches, halving_batches
 from dpdiff.sampling import sample
 from dpdiff.schedule import Schedule
-from dpdiff.wrappers import Sparing, rounding_effect, sparing
 
 T = 20
 
@@ -95,7 +95,7 @@ def test_unknown_precision(model):
 def test_rounding_effect_is_the_difference_of_two_scores(model, toy_images):
     reduced, schedule = model.with_precision("bf16"), Schedule.quadratic(T, T)
     ours, theirs = (
-        bits_per_dim(m, toy_images, schedule, progress=False).per_image for m in (reduced, model)
+        evaluate(m, toy_images, schedule, progress=False).image_bits for m in (reduced, model)
     )
     mean, stderr = rounding_effect(reduced, toy_images)
     assert mean == pytest.approx((ours - theirs).mean())
@@ -145,9 +145,9 @@ def test_memory_that_runs_out_halves_the_batch(model, toy_images, capsys):
         lambda m: measure(m, toy_images, batch_size=24, progress=False).mse,
         lambda m: sample(m, Schedule.even(T, 4), n=24, batch_size=24, progress=False),
         lambda m: (
-            bits_per_dim(
+            evaluate(
                 m, np.tile(toy_images, (4, 1, 1, 1)), Schedule.even(T, 4), progress=False
-            ).per_image
+            ).image_bits
         ),
     ):
         sizes.clear()
@@ -166,7 +166,7 @@ def test_memory_for_not_even_one(model):
         raise torch.OutOfMemoryError("out of memory")
 
     with pytest.raises(InputError, match="a single example"):
-        sparing(replace(model, network=starved))(torch.zeros(4, 1, 4, 4), 3)
+        halving_batches(replace(model, network=starved))(torch.zeros(4, 1, 4, 4), 3)
 
 
 def test_networks_that_return_objects_may_be_split():
@@ -174,7 +174,7 @@ def test_networks_that_return_objects_may_be_split():
         def __init__(self, sample):
             self.sample = sample
 
-    network = Sparing(lambda x, index: Output(x))
+    network = HalvingBatches(lambda x, index: Output(x))
     network.limit = 2
     x = torch.arange(5.0)[:, None]
     assert (network(x, torch.arange(5)) == x).all()

@@ -10,7 +10,7 @@ def commands(model, images, folder):
     """Their exit codes."""
     common, data = ["--model", str(model), "--batch-size", "4"], ["--data", str(images)]
     return [
-        main(["measure", *common, *data, "--images", "5", "--out", f"{folder}/costs.npz"]),
+        main(["measure", *common, *data, "--per-step", "5", "--out", f"{folder}/costs.npz"]),
         main(["sample", *common, "--n", "10", "--schedule", "even:4", "--out", f"{folder}/s.png"]),
         main(["evaluate", *common, *data, "--schedule", "even:4", "quadratic:3"]),
     ]

@@ -9,7 +9,7 @@ from contextlib import nullcontext, redirect_stdout
 
 from dpdiff.cli.parser import build_parser
 from dpdiff.errors import InputError
-from dpdiff.workers import WorkerError, environment_rank
+from dpdiff.runtime.workers import WorkerError, environment_rank
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

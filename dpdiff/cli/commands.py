@@ -12,17 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import dpdiff
-from dpdiff import parts
 from dpdiff.errors import InputError
-from dpdiff.workers import device, join
-
-PILOT = "pilot"  # where, beside the blocks of a measurement, those of its pilot lie
+from dpdiff.runtime import checkpoints
+from dpdiff.runtime.workers import device, join
 
 if TYPE_CHECKING:
-    from dpdiff.costs import Costs
+    from dpdiff.costs.costs import Costs
     from dpdiff.denoiser import Denoiser
-    from dpdiff.plan import Plan
     from dpdiff.schedule import Schedule
+    from dpdiff.solvers.plan import Plan
 
 
 def optimize(options: argparse.Namespace) -> None:
@@ -40,22 +38,22 @@ def measure(options: argparse.Namespace) -> Costs:
     if not out.parent.is_dir():
         raise InputError(f"there is no folder {out.parent} to write {out.name} into")
     workers, unfinished = join(), Path(f"{out}.parts")
-    with parts.locked(unfinished) if workers.first else nullcontext():
+    with checkpoints.locked(unfinished) if workers.first else nullcontext():
         denoiser = _denoiser(options)
         if options.run is optimize:
             _check_budgets(options.steps, denoiser.noise.T)  # now, not when all is measured
         images = dpdiff.images(options.data, split=options.split, shape=denoiser.shape)
         _report_rounding(denoiser, images)
-        per_step = options.images
+        per_step = options.per_step
         if options.target_stderr is not None:
-            per_step = _images_needed(denoiser, images, unfinished / PILOT, options)
+            per_step = _images_needed(denoiser, images, unfinished / "pilot", options)
         costs = _measure(denoiser, images, per_step, unfinished, options)
         about = {"name": options.model, "data": options.data, "split": options.split}
         costs = replace(costs, provenance=costs.provenance | about)
         if workers.first:
             costs.save(out)
-            parts.remove(unfinished / PILOT)
-            parts.remove(unfinished)
+            checkpoints.remove(unfinished / "pilot")
+            checkpoints.remove(unfinished)
     print(f"costs: {out}")
     return costs
 
@@ -80,7 +78,7 @@ def _images_needed(
     denoiser: Denoiser, images: np.ndarray, folder: Path, options: argparse.Namespace
 ) -> int:
     """Measure a few images a timestep, and learn from them how many it takes."""
-    from dpdiff import sample_size
+    from dpdiff.costs import sample_size
 
     pilot = _measure(denoiser, images, sample_size.PILOT, folder, options)
     budgets = [steps for steps in options.steps if 1 <= steps <= pilot.T]
@@ -118,21 +116,21 @@ def sample(options: argparse.Namespace) -> None:
     )
     if not join().first:
         return
-    from dpdiff.grid import save_image_grid
+    from dpdiff.plotting.image_grid import save_image_grid
 
     save_image_grid(samples.numpy(), options.out)
     print(f"samples: {options.out}")
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """Score schedules on held-out images, directly from the network."""
+    """Evaluate schedules on held-out images, directly from the network."""
     denoiser = _denoiser(options)
     images = dpdiff.images(options.data, split=options.split, shape=denoiser.shape)
     schedules = [_schedule(text, options, denoiser) for text in options.schedule]
     _report_rounding(denoiser, images)
-    from dpdiff.evaluation import score_many
+    from dpdiff.evaluation import evaluate_many
 
-    scores = score_many(
+    bounds = evaluate_many(
         [(denoiser, schedule) for schedule in schedules],
         images,
         seed=options.seed,
@@ -142,10 +140,10 @@ def evaluate(options: argparse.Namespace) -> None:
     print(f"bits/dim on {len(images)} images, and the difference to the first schedule\n")
     columns = f"{'schedule':24} {'steps':>6} {'bits/dim':>9} {'± s.e.':>8}"
     print(f"{columns} {'difference':>11} {'± s.e.':>8}")
-    for text, schedule, score in zip(options.schedule, schedules, scores, strict=True):
-        line = f"{text:24} {schedule.steps:6} {score.mean:9.4f} {score.stderr:8.4f}"
-        if score is not scores[0]:
-            mean, stderr = score.minus(scores[0])
+    for text, schedule, bound in zip(options.schedule, schedules, bounds, strict=True):
+        line = f"{text:24} {schedule.steps:6} {bound.mean:9.4f} {bound.stderr:8.4f}"
+        if bound is not bounds[0]:
+            mean, stderr = bound.minus(bounds[0])
             line += f" {mean:11.4f} {stderr:8.4f}"
         print(line)
 
@@ -167,7 +165,8 @@ def export(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> None:
     """Train a model from its recipe, or go on with a run that was cut off."""
-    print(f"model: {dpdiff.train(options.recipe, options.out, data=options.data)}")
+    folder = dpdiff.train(options.recipe, options.out, data=options.data, device=options.device)
+    print(f"model: {folder}")
 
 
 def _denoiser(options: argparse.Namespace) -> Denoiser:
@@ -184,7 +183,7 @@ def _report_rounding(denoiser: Denoiser, images: np.ndarray, count: int = 8) -> 
     """Say what reduced precision does to the bound, if the denoiser has it."""
     if denoiser.precision == "float32":
         return
-    from dpdiff.wrappers import rounding_effect
+    from dpdiff.evaluation import rounding_effect
 
     some = images[np.unique(np.linspace(0, len(images) - 1, count).astype(int))]
     mean, error = rounding_effect(denoiser, some)
@@ -226,7 +225,7 @@ def _check_budgets(budgets: Sequence[int], T: int) -> None:
 
 
 def _report(costs: Costs, budgets: Sequence[int], model: str, folder: Path) -> None:
-    """Write the schedules of some budgets and print what they are worth beside the baselines."""
+    """Write the schedules of some budgets and print what they are worth beside the strides."""
     _check_budgets(budgets, costs.T)
     plan = dpdiff.solve(costs.smoothed())  # chosen on smoothed costs, reported on measured ones
     for schedule in plan.schedules(budgets):
@@ -241,8 +240,8 @@ def _report(costs: Costs, budgets: Sequence[int], model: str, folder: Path) -> N
     close = False
     for steps in sorted({*budgets, costs.T}):
         best, strides = plan.schedule(steps), _strides(costs.T, steps)
-        even, quadratic = (costs.score(stride)[0] for stride in strides)
-        bits, error = costs.score(best)
+        even, quadratic = (costs.bound(stride)[0] for stride in strides)
+        bits, error = costs.bound(best)
         gap, doubt = costs.difference(best, strides[quadratic < even])
         mark = "~" if abs(gap) < 2 * doubt else ""
         close = close or bool(mark)
@@ -262,7 +261,7 @@ def _strides(T: int, steps: int) -> tuple[Schedule, Schedule]:
 
 
 def _provenance(costs: Costs, plan: Plan, schedule: Schedule, model: str) -> dict[str, Any]:
-    bits, stderr = costs.score(schedule)
+    bits, stderr = costs.bound(schedule)
     return {
         "model": model,
         "noise_schedule": costs.noise.fingerprint,

@@ -10,10 +10,10 @@ from typing import Any
 import dpdiff
 from dpdiff.cli import commands as run
 from dpdiff.integrations.snippets import FORMATS
+from dpdiff.variance import RULES
 
 BUDGETS = (8, 16, 32, 64, 128, 256)
 DATA = "'digits', a folder of images, an .npy or .npz file, or a folder with a well-known set"
-RULES = ("small", "large", "learned_range", "optimal")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--eta", type=float, default=0.0, help="of ddim, in [0, 1]")
     command.add_argument("--out", default="samples.png", help="picture to write")
 
-    command = _command(commands, "evaluate", run.evaluate, "score schedules on held-out images")
+    command = _command(commands, "evaluate", run.evaluate, "evaluate schedules on held-out images")
     _add_model(command)
     _add_data(command, "test")
     command.add_argument("--schedule", nargs="+", default=["dp:32"], help=spelling)
@@ -71,8 +71,11 @@ def build_parser() -> argparse.ArgumentParser:
     command.set_defaults(device="cpu", precision="float32", compile=False)
 
     command = _command(commands, "train", run.train, "train a model by a recipe; restartable")
-    command.add_argument("recipe", help="name of the recipe: digits, fashion or cifar10")
+    command.add_argument(
+        "recipe", help="name of the recipe: digits, fashion, fashion-linear or cifar10"
+    )
     command.add_argument("--data", help="images to train on; only digits has its own")
+    command.add_argument("--device", help="torch device; if not given, a GPU if there is one")
     command.add_argument("--out", default="model", help="folder for checkpoint and model")
     return parser
 
@@ -110,7 +113,7 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 
 def _add_variance(command: argparse.ArgumentParser, default: str) -> None:
     command.add_argument(
-        "--variance", choices=RULES, help=f"reverse variance rule; if not given, {default}"
+        "--variance", choices=list(RULES), help=f"reverse variance rule; if not given, {default}"
     )
 
 
@@ -126,7 +129,9 @@ def _add_data(command: argparse.ArgumentParser, split: str) -> None:
 
 def _add_measuring(command: argparse.ArgumentParser) -> None:
     number = command.add_mutually_exclusive_group()
-    number.add_argument("--images", type=int, default=128, help="images a timestep is shown")
+    number.add_argument(
+        "--per-step", type=int, default=128, help="images that every timestep is shown"
+    )
     number.add_argument(
         "--target-stderr",
         type=_positive,

@@ -42,8 +42,7 @@ def images(
           ``.npz`` they are called ``train_images`` and ``test_images``, ``x_train`` and
           ``x_test``, ``images``, ``arr_0`` or ``data``, or are its only array.
         - A folder with the idx files of MNIST or Fashion-MNIST, gzipped or not, or one such file.
-        - A folder with CIFAR-10 in its binary or its Python version. Nothing in the latter's
-          pickles is run.
+        - A folder with CIFAR-10 in its binary version.
         - A folder with the ``.npz`` batches of ImageNet64 (or 32, 16, 8).
     split : {"train", "validation", "test"}
         Of a set with an official test set, that is ``"test"``, ``"validation"`` is the last

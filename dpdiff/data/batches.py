@@ -9,36 +9,34 @@ from pathlib import Path
 
 import numpy as np
 
-from dpdiff.data import arrays, unpickling
+from dpdiff.data import arrays
 from dpdiff.data.lazy import Stacked, official
 from dpdiff.data.reading import blaming
 from dpdiff.errors import InputError
 
 CIFAR = (3, 32, 32)
-CIFAR_BATCHES = 5
+CIFAR_NAMES = ["test_batch", *(f"data_batch_{number}" for number in range(1, 6))]
 IMAGENET_TEST = "val_data.npz"
 
 
 def reads_cifar(folder: Path) -> bool:
-    """Whether a folder holds CIFAR-10, in its binary or its Python version."""
-    return _suffix(folder) is not None
+    """Whether a folder holds CIFAR-10, in whichever version."""
+    return any((folder / f"{name}{end}").is_file() for name in CIFAR_NAMES for end in (".bin", ""))
 
 
 def read_cifar(folder: Path, split: str, progress: bool) -> Stacked:
-    """A split of CIFAR-10."""
-    suffix = _suffix(folder)
-    read = cifar_binary if suffix == ".bin" else cifar_python
+    """A split of CIFAR-10's binary version."""
+    if not any((folder / f"{name}.bin").is_file() for name in CIFAR_NAMES):
+        raise InputError(
+            f"{folder} holds CIFAR-10's Python version, whose files are pickles: programs, which "
+            "are not run here; download the binary version, cifar-10-binary.tar.gz"
+        )
 
     def stacked(names: list[str]) -> Stacked:
-        paths = [_existing(folder / f"{name}{suffix}") for name in names]
-        return Stacked([read(path) for path in paths], progress=progress)
+        paths = [_existing(folder / f"{name}.bin") for name in names]
+        return Stacked([cifar_binary(path) for path in paths], progress=progress)
 
-    numbers = range(1, CIFAR_BATCHES + 1)
-    return official(
-        split,
-        lambda: stacked([f"data_batch_{number}" for number in numbers]),
-        lambda: stacked(["test_batch"]),
-    )
+    return official(split, lambda: stacked(CIFAR_NAMES[1:]), lambda: stacked(CIFAR_NAMES[:1]))
 
 
 def cifar_binary(path: Path) -> np.ndarray:
@@ -49,21 +47,6 @@ def cifar_binary(path: Path) -> np.ndarray:
         raise InputError(f"{path} has {size} bytes, expected a multiple of {record}: cut short?")
     with blaming(path):
         return np.memmap(path, np.uint8, "r").reshape(-1, record)[:, 1:].reshape(-1, *CIFAR)
-
-
-def cifar_python(path: Path) -> np.ndarray:
-    """A Python batch: a pickled dictionary, read without running anything of it."""
-    content = unpickling.load(path)
-    pixels = None
-    if isinstance(content, dict):
-        pixels = content.get(b"data", content.get("data"))
-    if (
-        not isinstance(pixels, np.ndarray)
-        or pixels.ndim != 2
-        or pixels.shape[1] != math.prod(CIFAR)
-    ):
-        raise InputError(f"{path} is no CIFAR-10 batch: it has no 'data' of 3,072 bytes an image")
-    return pixels.reshape(-1, *CIFAR)
 
 
 def reads_imagenet(folder: Path) -> bool:
@@ -100,13 +83,6 @@ def planes(array: np.ndarray, path: Path) -> np.ndarray:
             f"{path} holds {array.dtype} of shape {array.shape}, expected uint8 of (N, 3·S·S)"
         )
     return array.reshape(-1, 3, side, side)
-
-
-def _suffix(folder: Path) -> str | None:
-    for suffix in (".bin", ""):
-        if any((folder / f"{name}{suffix}").is_file() for name in ("data_batch_1", "test_batch")):
-            return suffix
-    return None
 
 
 def _train_batches(folder: Path) -> list[int]:

@@ -8,8 +8,9 @@ Put one in place of the pipeline's own, after the pipeline has been made::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -22,15 +23,13 @@ from torch import Tensor
 
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
-from dpdiff.models import PREDICTS, VARIANCES
+from dpdiff.models.vocabulary import PREDICTION_TYPES, VARIANCE_TYPES, their_word
 from dpdiff.noise import NoiseSchedule
-from dpdiff.sampling import ancestral_move, ddim_move
+from dpdiff.sampling import ancestral, ddim
 from dpdiff.schedule import Schedule
 
-RULES = VARIANCES | {"optimal": "optimal"}
-# The other way round, each of our words has one of diffusers'.
-PREDICTION_TYPES = {ours: theirs for theirs, ours in PREDICTS.items()}
-VARIANCE_TYPES = {"small": "fixed_small", "large": "fixed_large"}
+Generators = torch.Generator | list[torch.Generator] | None
+RULES = VARIANCE_TYPES | {"optimal": "optimal"}
 
 
 @dataclass
@@ -44,10 +43,8 @@ class StepOutput(BaseOutput):
 class ScheduleScheduler(SchedulerMixin, ConfigMixin):
     """What both schedulers share: a noise schedule, a :class:`dpdiff.Schedule`, the config.
 
-    Use :class:`AncestralScheduler` or :class:`UnevenDDIMScheduler`. Those made with
-    ``from_config(pipe.scheduler.config, schedule=…)`` take everything but the schedule from the
-    pipeline's own scheduler; :meth:`from_denoiser` takes it from a denoiser. ``save_pretrained``
-    and ``from_pretrained`` keep the schedule.
+    Those made with ``from_config(pipe.scheduler.config, schedule=…)`` take everything but the
+    schedule from the pipeline's own scheduler; :meth:`from_denoiser` takes it from a denoiser.
 
     Parameters
     ----------
@@ -59,12 +56,10 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
         What the network estimates.
     variance_type : str
         ``fixed_small``, ``fixed_large``, ``learned_range`` or ``optimal``.
-    mse : sequence of float, optional
-        m(t) at ``τ_1 … τ_K``, which ``optimal`` needs.
-    clip_sample : bool
-        Clip x̂_0 to [-1, 1].
-    clip_sample_range, thresholding, rescale_betas_zero_snr
-        Known so that other values than these are refused and not overlooked.
+    error : sequence of float, optional
+        m(t)/D at ``τ_1 … τ_K``, which ``optimal`` needs.
+    clip_sample, clip_sample_range, thresholding, rescale_betas_zero_snr
+        Whether x̂_0 is clipped to [-1, 1]; other values of the others are refused.
 
     Raises
     ------
@@ -86,7 +81,7 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
         trained_betas: Sequence[float] | None = None,
         prediction_type: str = "epsilon",
         variance_type: str = "fixed_small",
-        mse: Sequence[float] | None = None,
+        error: Sequence[float] | None = None,
         clip_sample: bool = True,
         clip_sample_range: float = 1.0,
         thresholding: bool = False,
@@ -100,27 +95,24 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
         self.register_to_config(schedule=list(schedule.timesteps))
         self.noise = NoiseSchedule.from_diffusers(self.config)
         self._check(variance_type, prediction_type)
-        self._mse = None
+        self._error = None
         if variance_type == "optimal":
-            self._mse = np.full(self.noise.T + 1, np.nan)
-            self._mse[list(schedule.timesteps[1:])] = mse
+            self._error = np.full(self.noise.T + 1, np.nan)
+            self._error[list(schedule.timesteps[1:])] = error
         self.set_timesteps(schedule.steps)
 
     def _check(self, variance_type: str, prediction_type: str) -> None:
         settings = self.config
-        if self.schedule.T != self.noise.T:
-            raise InputError(
-                f"the schedule ends at {self.schedule.T}, the model's T is {self.noise.T}"
-            )
+        self.schedule.check_end(self.noise.T)
         for name, value, known in (
             ("variance_type", variance_type, RULES),
-            ("prediction_type", prediction_type, PREDICTS),
+            ("prediction_type", prediction_type, PREDICTION_TYPES),
         ):
             if value not in known:
                 raise InputError(f"{name} is one of {', '.join(known)}; got {value!r}")
-        if variance_type == "optimal" and len(settings.mse or ()) != self.schedule.steps:
+        if variance_type == "optimal" and len(settings.error or ()) != self.schedule.steps:
             raise InputError(
-                "the optimal variance needs m(t) at each of the schedule's steps; measure the "
+                "the optimal variance needs m(t)/D at each of the schedule's steps; measure the "
                 'costs and use from_denoiser(denoiser.with_variance("optimal", costs), schedule)'
             )
         plain = not (settings.thresholding or settings.rescale_betas_zero_snr)
@@ -147,22 +139,16 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
             schedule=schedule.timesteps,
             num_train_timesteps=denoiser.noise.T,
             trained_betas=denoiser.noise.betas.tolist(),
-            prediction_type=PREDICTION_TYPES[denoiser.predicts],
-            variance_type=VARIANCE_TYPES.get(denoiser.variance, denoiser.variance),
-            mse=denoiser.mse[list(schedule.timesteps[1:])].tolist() if optimal else None,
+            prediction_type=their_word(PREDICTION_TYPES, denoiser.predicts),
+            variance_type=their_word(VARIANCE_TYPES, denoiser.variance),
+            error=denoiser.error[list(schedule.timesteps[1:])].tolist() if optimal else None,
             clip_sample=denoiser.clip,
         )
 
     def set_timesteps(
         self, num_inference_steps: int | None = None, device: Any = None
     ) -> None:  # the pipelines' own call, so its arguments are theirs
-        """Begin anew; ``timesteps`` are the schedule's, 0-based and descending.
-
-        Raises
-        ------
-        InputError
-            If ``num_inference_steps`` is not the schedule's number of steps.
-        """
+        """Begin anew with the schedule's timesteps; another number of steps is an InputError."""
         steps = self.schedule.steps
         if num_inference_steps not in (None, steps):
             raise InputError(
@@ -193,13 +179,31 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
         return Denoiser(
             lambda x, index: output,
             self.noise,
-            predicts=PREDICTS[self.config.prediction_type],
+            predicts=PREDICTION_TYPES[self.config.prediction_type],
             variance=rule,
             shape=tuple(sample.shape[1:]),
             clip=self.config.clip_sample,
-            network_variance="learned_range" if learned else "small",
-            mse=self._mse,
+            outputs_variance=learned,
+            error=self._error,
         )
+
+    def _moved(
+        self,
+        step: Callable[..., Tensor],
+        output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        generator: Generators,
+        random: bool,
+    ) -> StepOutput:
+        """Take a step of :mod:`dpdiff.sampling`, in float32 at least."""
+        (t, s), denoiser = self._jump(timestep), self._denoiser(output, sample)
+        x = sample.to(torch.promote_types(sample.dtype, torch.float32))
+        prediction, noise = denoiser(x, t), torch.zeros_like(x)
+        if random and s > 0:
+            noise = randn_tensor(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        moved = step(denoiser, prediction, x, t, s, noise)
+        return StepOutput(moved.to(sample.dtype), prediction.x0.to(sample.dtype))
 
     def __len__(self) -> int:
         return self.noise.T
@@ -229,7 +233,7 @@ class AncestralScheduler(ScheduleScheduler):
         model_output: Tensor,
         timestep: int | Tensor,
         sample: Tensor,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        generator: Generators = None,
         return_dict: bool = True,
     ) -> StepOutput | tuple[Tensor, Tensor]:
         """Draw from ``p(x_s | x_t)``, where s is the schedule's next timestep.
@@ -241,18 +245,14 @@ class AncestralScheduler(ScheduleScheduler):
         timestep : int or Tensor
             0-based, one of ``timesteps``.
         sample : Tensor
-            ``x_t``; computed with in float32 at least, and returned in its own dtype.
+            ``x_t``; the result has its dtype.
         generator : torch.Generator, optional
             Of the noise.
         return_dict : bool
             Return a ``StepOutput``, else the tuple ``(prev_sample, x̂_0)``.
         """
-        (t, s), x = self._jump(timestep), _at_least_float32(sample)
-        denoiser = self._denoiser(model_output, sample)
-        prediction = denoiser(x, t)
-        noise = _noise(x, generator) if s > 0 else x.new_zeros(())
-        moved = ancestral_move(denoiser, prediction, x, t, s, noise)
-        return _output(sample, moved, prediction.x0, return_dict)
+        output = self._moved(ancestral, model_output, timestep, sample, generator, True)
+        return output if return_dict else output.to_tuple()
 
 
 class UnevenDDIMScheduler(ScheduleScheduler):
@@ -271,7 +271,7 @@ class UnevenDDIMScheduler(ScheduleScheduler):
         sample: Tensor,
         eta: float = 0.0,
         use_clipped_model_output: bool | None = None,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        generator: Generators = None,
         return_dict: bool = True,
     ) -> StepOutput | tuple[Tensor, Tensor]:
         """One DDIM step to the schedule's next timestep.
@@ -291,22 +291,6 @@ class UnevenDDIMScheduler(ScheduleScheduler):
                 f"eta lies in [0, 1], got {eta}, and use_clipped_model_output is None or True, "
                 f"got {use_clipped_model_output}"
             )
-        (t, s), x = self._jump(timestep), _at_least_float32(sample)
-        denoiser = self._denoiser(model_output, sample)
-        prediction = denoiser(x, t)
-        noise = _noise(x, generator) if eta > 0 and s > 0 else x.new_zeros(())
-        moved = ddim_move(denoiser, prediction, x, t, s, noise, eta)
-        return _output(sample, moved, prediction.x0, return_dict)
-
-
-def _at_least_float32(sample: Tensor) -> Tensor:
-    return sample.to(torch.promote_types(sample.dtype, torch.float32))
-
-
-def _noise(like: Tensor, generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
-    return randn_tensor(like.shape, generator=generator, device=like.device, dtype=like.dtype)
-
-
-def _output(sample: Tensor, moved: Tensor, x0: Tensor, return_dict: bool) -> Any:
-    pair = moved.to(sample.dtype), x0.to(sample.dtype)
-    return StepOutput(*pair) if return_dict else pair
+        step = partial(ddim, eta=eta)
+        output = self._moved(step, model_output, timestep, sample, generator, eta > 0)
+        return output if return_dict else output.to_tuple()

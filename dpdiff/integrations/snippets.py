@@ -46,8 +46,8 @@ def snippet(form: str, schedule: Schedule, denoiser: Denoiser | None = None) -> 
     """
     if form in ABOUT_A_MODEL and denoiser is None:
         raise InputError(f"{form} needs the model's noise schedule: name the model")
-    if denoiser is not None and denoiser.noise.T != schedule.T:
-        raise InputError(f"the schedule ends at {schedule.T}, the model's T is {denoiser.noise.T}")
+    if denoiser is not None:
+        schedule.check_end(denoiser.noise.T)
     return FORMATS[form](schedule, denoiser)
 
 
@@ -87,8 +87,8 @@ def _scheduler(schedule: Schedule, denoiser: Denoiser | None) -> str:
         kind = {"small": "fixed_small", "large": "fixed_large"}.get(denoiser.variance)
         rule = f', variance_type="{kind or denoiser.variance}"'
         if denoiser.variance == "optimal":
-            lists += "\n" + _listing("mse", denoiser.mse[list(schedule.timesteps[1:])].tolist())
-            rule += ", mse=mse"
+            lists += "\n" + _listing("error", denoiser.error[list(schedule.timesteps[1:])].tolist())
+            rule += ", error=error"
     return f"""\
 # `pipe` is your DDPMPipeline. In a DDIMPipeline, UnevenDDIMScheduler takes the same arguments.
 from dpdiff.integrations.diffusers import AncestralScheduler
@@ -163,7 +163,7 @@ def _improved(schedule: Schedule, _: Denoiser | None) -> str:
 # SpacedDiffusion takes any. `flags` are those the model was trained with, without a respacing.
 from improved_diffusion import script_util
 
-{_listing("use_timesteps", schedule.to_respacing())}
+{_listing("use_timesteps", schedule.to_diffusers()[::-1])}
 script_util.space_timesteps = lambda steps, counts: use_timesteps
 model, diffusion = script_util.create_model_and_diffusion(**flags)"""
 

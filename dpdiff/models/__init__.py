@@ -11,26 +11,17 @@ from typing import Any
 
 import torch
 
-from dpdiff.costs import Costs
+from dpdiff.costs.costs import Costs
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
-from dpdiff.files import replacing
+from dpdiff.models.vocabulary import PREDICTION_TYPES, VARIANCE_TYPES, their_word
 from dpdiff.noise import NoiseSchedule
+from dpdiff.runtime.files import replacing
 
 BUNDLED = ("digits", "fashion")
 HOME = Path(__file__).parent
 EXTRA = "dpdiff.json"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-
-# diffusers' words and ours
-PREDICTS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
-VARIANCES = {
-    "fixed_small": "small",
-    "fixed_small_log": "small",
-    "fixed_large": "large",
-    "fixed_large_log": "large",
-    "learned_range": "learned_range",
-}
 
 
 def load(
@@ -87,8 +78,8 @@ def load(
     prediction = scheduler.get("prediction_type", "epsilon")
     variance = scheduler.get("variance_type", "fixed_small")
     for name, value, known in (
-        ("prediction_type", prediction, PREDICTS),
-        ("variance_type", variance, VARIANCES),
+        ("prediction_type", prediction, PREDICTION_TYPES),
+        ("variance_type", variance, VARIANCE_TYPES),
     ):
         if value not in known:
             raise InputError(f"{folder}: {name} {value!r} is not one of {', '.join(known)}")
@@ -107,8 +98,8 @@ def load(
     return Denoiser(
         network,
         NoiseSchedule.from_diffusers(scheduler),
-        predicts=PREDICTS[prediction],
-        variance=VARIANCES[variance],
+        predicts=PREDICTION_TYPES[prediction],
+        variance=VARIANCE_TYPES[variance],
         shape=(channels, height, width),
         levels=extra.get("levels", 256),
         clip=clip,
@@ -157,13 +148,12 @@ def save(denoiser: Denoiser, folder: str | Path, **about: Any) -> None:
     """
     from diffusers import DDPMPipeline, DDPMScheduler
 
-    predicts = {ours: theirs for theirs, ours in PREDICTS.items()}
-    variances = {"small": "fixed_small", "large": "fixed_large", "learned_range": "learned_range"}
+    rule = "learned_range" if denoiser.outputs_variance else denoiser.variance
     scheduler = DDPMScheduler(
         num_train_timesteps=denoiser.noise.T,
         trained_betas=denoiser.noise.betas.tolist(),
-        prediction_type=predicts[denoiser.predicts],
-        variance_type=variances[denoiser.network_variance],
+        prediction_type=their_word(PREDICTION_TYPES, denoiser.predicts),
+        variance_type=their_word(VARIANCE_TYPES, rule),
         clip_sample=denoiser.clip,
     )
     network = copy.deepcopy(denoiser.network)

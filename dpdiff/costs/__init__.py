@@ -1,0 +1,1 @@
+"""What every jump costs a model: measured in one pass over the grid, kept, smoothed, compared."""

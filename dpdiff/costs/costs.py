@@ -1,0 +1,290 @@
+"""Measured costs: what one pass over the grid says of every jump, under every variance rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpdiff.costs import chebyshev, errors
+from dpdiff.costs.smoothing import local_linear
+from dpdiff.errors import InputError
+from dpdiff.noise import NoiseSchedule
+from dpdiff.runtime import archive
+from dpdiff.schedule import Schedule
+from dpdiff.solvers.protocols import Lines, Unit
+from dpdiff.variance import Rule, rule_named, rules_for
+
+FORMAT = "dpdiff-costs"
+VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Costs:
+    """The cost ``L(t, s)`` of every jump, in nats per example, made on demand from statistics.
+
+    What a jump costs is said by the variance rule, from m(t) or, of a learned variance, from two
+    functions of ``a = log(g(t)²/g(s)²)``: see :mod:`dpdiff.variance`. These functions are entire,
+    so their values at a few Chebyshev nodes of ``[0, log(g(t)²/g(1)²)]`` give them everywhere.
+    ``L(t, 0)`` is the decoder's cost. :func:`dpdiff.measure` makes these objects.
+
+    Parameters
+    ----------
+    noise : NoiseSchedule
+        The training grid.
+    shape : tuple of int
+        One example.
+    variance : str
+        The rule in force; :meth:`with_variance` changes it without measuring again.
+    statistics : dict of ndarray
+        Means over images by timestep, float64, index 0 … T: ``mse`` m(t); ``decoder_fixed``,
+        ``decoder_optimal`` and perhaps ``decoder_learned_range``; with a learned variance
+        ``penalty`` P and ``error`` M at the nodes, shape (T + 1, J). Every mean has the
+        variance of its single-image values in ``<name>_var`` (float32 at the nodes), and the
+        two node functions their covariance in ``penalty_error_cov``. ``prior`` and
+        ``prior_var`` are numbers.
+    provenance : dict
+        Model fingerprint, data, sample size, seed, version.
+    """
+
+    noise: NoiseSchedule
+    shape: tuple[int, ...]
+    variance: str
+    statistics: dict[str, np.ndarray]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.variance not in self.variances:
+            raise InputError(
+                f"these costs know the variances {', '.join(self.variances)}; got {self.variance!r}"
+            )
+
+    @property
+    def T(self) -> int:
+        """Length of the grid."""
+        return self.noise.T
+
+    @property
+    def dims(self) -> int:
+        """D, the number of dimensions of one example."""
+        return int(np.prod(self.shape))
+
+    @property
+    def variances(self) -> tuple[str, ...]:
+        """The rules these statistics serve."""
+        rules = rules_for("penalty" in self.statistics)
+        return tuple(r.name for r in rules if f"decoder_{r.decoder}" in self.statistics)
+
+    @property
+    def rule(self) -> Rule:
+        """The variance rule in force."""
+        return rule_named(self.variance)
+
+    @property
+    def mse(self) -> np.ndarray:
+        """``m(t) = E‖x_0 - x̂_0‖²``, shape (T + 1,)."""
+        return self.statistics["mse"]
+
+    @property
+    def mse_variance(self) -> np.ndarray:
+        """Variance of ``‖x_0 - x̂_0‖²`` over single images, shape (T + 1,)."""
+        return self.statistics["mse_var"]
+
+    @property
+    def prior(self) -> float:
+        """``E KL(q(x_T|x_0) || N(0, I))`` in nats."""
+        return float(self.statistics["prior"])
+
+    @property
+    def unit(self) -> Unit:
+        """From the nats of a path to bits/dim, the prior term included."""
+        return Unit("bits/dim", self.dims * np.log(2), self.prior)
+
+    def with_variance(self, variance: str) -> Costs:
+        """The same measurement read under another variance rule."""
+        return replace(self, variance=variance)
+
+    def smoothed(self, width: float = 0.2, *, spread: bool = False) -> Costs:
+        """The same costs with the noise between neighbouring timesteps averaged out.
+
+        The minimum over noisy costs seeks out those that are too low by chance. The statistics
+        are smooth functions of log SNR, so a local regression along it removes most of the noise
+        and little else. Choose schedules on smoothed costs, and score them on measured ones.
+
+        Parameters
+        ----------
+        width : float
+            Half the width of the neighbourhoods, in units of log SNR.
+        spread : bool
+            Smooth the variances too; otherwise they stay those of the measurement.
+
+        Returns
+        -------
+        Costs
+        """
+        x = np.maximum(self.noise.log_snr[1:], np.log(1e-12))  # a last SNR of 0 counts as this
+        x = x - 1e-9 * np.arange(self.T)  # still strictly falling
+        smooth = {
+            name: values.copy()
+            for name, values in self.statistics.items()
+            if np.ndim(values) > 0 and (spread or not name.endswith(("_var", "_cov")))
+        }
+        for name, values in smooth.items():
+            values[1:] = local_linear(x, values[1:], width)
+            if name.endswith("_var"):  # a line may fall below zero at either end
+                values.clip(0, out=values)
+        about = {"smoothing_width": width}
+        return replace(
+            self, statistics=self.statistics | smooth, provenance=self.provenance | about
+        )
+
+    def weighted(self) -> Lines:
+        """The paper's reweighted objective ``L_w(t, s) = (t - s) m(t)`` (its section 4.2)."""
+        t = np.arange(self.T + 1.0)
+        return Lines(t * self.mse, self.mse, np.zeros_like(t), -t, t * self.mse)
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """A block of the table ``L[t, s]``.
+
+        Parameters
+        ----------
+        start, stop : int
+            Rows ``start ≤ t < stop``.
+
+        Returns
+        -------
+        ndarray of float64, shape (stop - start, stop)
+            Column ``s``; entries with ``s ≥ t`` are ``+inf``.
+        """
+        block = np.full((stop - start, stop), np.inf)
+        t, s = np.arange(start, stop)[:, None], np.arange(1, stop)[None, :]
+        with np.errstate(all="ignore"):  # entries above the diagonal are thrown away
+            block[:, 1:] = np.where(s < t, self.jump_costs(t, s), np.inf)
+        block[:, 0] = self.decoder_costs[start:stop]
+        if start == 0:
+            block[0, 0] = np.inf
+        return block
+
+    def table(self) -> np.ndarray:
+        """The whole table, shape (T + 1, T + 1)."""
+        table = np.full((self.T + 1, self.T + 1), np.inf)
+        for start in range(0, self.T + 1, 128):
+            stop = min(start + 128, self.T + 1)
+            table[start:stop, :stop] = self.rows(start, stop)
+        return table
+
+    @property
+    def decoder_costs(self) -> np.ndarray:
+        """``L(t, 0)`` for every t, shape (T + 1,)."""
+        return self.statistics[f"decoder_{self.rule.decoder}"]
+
+    @property
+    def decoder_variances(self) -> np.ndarray:
+        """Variance over single images of ``L(t, 0)`` in nats², shape (T + 1,)."""
+        return self.statistics[f"decoder_{self.rule.decoder}_var"]
+
+    def jump_costs(self, t: np.ndarray, s: np.ndarray) -> np.ndarray:
+        """``L(t, s)`` for arrays of timesteps with ``0 < s < t``, broadcast against each other."""
+        return self.rule.jump_costs(self, t, s)
+
+    def lines(self) -> Lines | None:
+        """The costs as lines in a number x(t), where the rule allows it."""
+        return self.rule.lines(self)
+
+    def edge_nats(self, schedule: Schedule) -> np.ndarray:
+        """Costs of a schedule's jumps in nats, shape (K,), the decoder's first."""
+        schedule.check_end(self.T)
+        return self.costs_of(*np.array(schedule.jumps).T)
+
+    def costs_of(self, t: np.ndarray, s: np.ndarray) -> np.ndarray:
+        """``L(t, s)`` in nats of any jumps with ``0 ≤ s < t``, for arrays of shape (K,)."""
+        costs = self.decoder_costs[t].copy()
+        costs[s > 0] = self.jump_costs(t[s > 0], s[s > 0])
+        return costs
+
+    def bound(self, schedule: Schedule) -> errors.Estimate:
+        """Bits/dim of a schedule on the measured images, and its Monte-Carlo standard error.
+
+        The standard error is that of the noise and the sampling of images at each timestep,
+        taken as independent between timesteps. A schedule chosen on these very costs looks
+        better here than it is: :func:`dpdiff.evaluate` it on held-out images.
+        """
+        schedule.check_end(self.T)
+        return errors.bound(self, schedule)
+
+    def difference(self, one: Schedule, other: Schedule) -> errors.Estimate:
+        """Bits/dim of one schedule less those of another, and the standard error of that.
+
+        It is smaller than what the two single standard errors suggest: jumps that both make
+        cancel. A timestep that only one visits adds its variance. Where both visit a timestep
+        but land differently, the two costs come from the same images and noise: under the
+        fixed and the optimal rules both follow from m(t), and the variance is that of their
+        difference. It is not known for a learned variance, nor where one of the two is a last
+        step; there the standard deviations are added, which is never too little.
+
+        Parameters
+        ----------
+        one, other : Schedule
+            On these costs' grid.
+
+        Returns
+        -------
+        mean, stderr : float
+            Both 0 if the schedules are the same.
+        """
+        one.check_end(self.T)
+        other.check_end(self.T)
+        return errors.difference(self, one, other)
+
+    @cached_property
+    def _coefficients(self) -> dict[str, np.ndarray]:
+        """Chebyshev coefficients of the node functions, each of shape (T + 1, J)."""
+        names = ("penalty", "error", "penalty_var", "error_var", "penalty_error_cov")
+        to_coefficients = chebyshev.transform(self.statistics["penalty"].shape[1])
+        return {k: self.statistics[k].astype(np.float64) @ to_coefficients.T for k in names}
+
+    def learned(self, name: str, t: np.ndarray, a: np.ndarray) -> np.ndarray:
+        """A mean that depends on a learned variance, as ``dpdiff.variance.Moments`` names it.
+
+        For ``a`` of shape (K,) or (B, S), and ``t`` of shape (K,) or (B, 1).
+        """
+        if len(t) == 0:
+            return np.zeros(0)
+        x = 2 * a / self.noise.noise_gain(t, 1) - 1
+        points = x.reshape(len(t), -1)
+        return chebyshev.evaluate(self._coefficients[name][t.ravel()], points).reshape(x.shape)
+
+    def check_model(self, fingerprint: str) -> None:
+        """Refuse to be used with a model that these costs were not measured on."""
+        if fingerprint != self.provenance.get("model"):
+            raise InputError(
+                f"these costs were measured on model {self.provenance.get('model')}, "
+                f"the model given is {fingerprint}: measure it first"
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to one ``.npz`` file; the file is complete or absent."""
+        about = {
+            "format": FORMAT,
+            "version": VERSION,
+            "shape": list(self.shape),
+            "variance": self.variance,
+            "provenance": self.provenance,
+        }
+        archive.write(path, about, {"betas": self.noise.betas, **self.statistics})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Costs:
+        """Read costs that :meth:`save` wrote.
+
+        Raises
+        ------
+        InputError
+            If the file is missing, truncated, not such a file, or of another version.
+        """
+        about, arrays = archive.read(path, FORMAT, VERSION)
+        noise = NoiseSchedule(arrays.pop("betas"))
+        return cls(noise, tuple(about["shape"]), about["variance"], arrays, about["provenance"])

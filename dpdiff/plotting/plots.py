@@ -1,0 +1,248 @@
+"""The few pictures that schedules need.
+
+Every function draws on the ``ax`` it is given, or on a new figure, and returns it. The even, the
+quadratic and the DP schedule keep their colour, marker and line everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator
+
+from dpdiff.errors import InputError
+from dpdiff.noise import NoiseSchedule
+from dpdiff.plotting.style import COSTS, INK, look, styled
+from dpdiff.schedule import Schedule
+
+
+def _new_axes(width: float, height: float) -> Axes:
+    return plt.subplots(figsize=(width, height))[1]
+
+
+@styled
+def plot_bits(
+    curves: Mapping[str, Mapping[int, float]],
+    *,
+    errors: Mapping[str, Mapping[int, float]] | None = None,
+    best: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Bits/dim against the number of steps, one line a kind of schedule.
+
+    Parameters
+    ----------
+    curves : mapping of str to mapping of int to float
+        For each name (``even``, ``quadratic``, ``dp`` or one of your own): steps to bits/dim.
+    errors : mapping of str to mapping of int to float, optional
+        Standard errors in bits/dim, drawn as bars of two of them either way.
+    best : float, optional
+        Bits/dim of all steps, drawn as a level line.
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib Axes
+        Where it was drawn.
+
+    Examples
+    --------
+    >>> ax = plot_bits({"even": {8: 3.0, 16: 2.5}, "dp": {8: 2.6, 16: 2.3}}, best=2.0)
+    >>> ax.get_ylabel()
+    'bits/dim'
+    """
+    ax = ax or _new_axes(6.4, 3.8)
+    for name, curve in curves.items():
+        steps = sorted(curve)
+        bars = (errors or {}).get(name)
+        ax.errorbar(
+            steps,
+            [curve[k] for k in steps],
+            yerr=[2 * bars[k] for k in steps] if bars else None,
+            capsize=3,
+            **look(name),
+        )
+    if best is not None:
+        ax.axhline(best, color=INK, linewidth=1.2, linestyle=(0, (1, 2)), label="all steps")
+    ticks = sorted({k for curve in curves.values() for k in curve})
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(ticks, [str(k) for k in ticks])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set(xlabel="steps K (network calls)", ylabel="bits/dim")
+    ax.legend()
+    return ax
+
+
+@styled
+def plot_steps(
+    schedules: Mapping[str, Schedule],
+    *,
+    noise: NoiseSchedule | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Where schedules put their steps, one row of marks a schedule.
+
+    Parameters
+    ----------
+    schedules : mapping of str to Schedule
+        Name to schedule; each row is labelled with its name and number of steps.
+    noise : NoiseSchedule, optional
+        Draws along ``log SNR(t)``, noise on the left, instead of along ``t``. Timestep 0, where
+        the SNR is infinite, is then left out, and T may lie off to the left.
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib Axes
+        Where it was drawn.
+
+    Examples
+    --------
+    >>> ax = plot_steps({"even": Schedule.even(100, 4), "quadratic": Schedule.quadratic(100, 4)})
+    >>> ax.get_xlabel()
+    'timestep t'
+    """
+    ax = ax or _new_axes(6.4, 0.9 + 0.5 * len(schedules))
+    nearest = np.inf  # the least log SNR before T, whose own may lie far out
+    for row, (name, schedule) in enumerate(schedules.items()):
+        nodes = np.array(schedule.timesteps)
+        place = nodes if noise is None else noise.log_snr[nodes[1:]]
+        if noise is not None and len(place) > 1:
+            nearest = min(nearest, place[-2])
+        color = look(name)["color"]
+        ax.hlines(row, place.min(), place.max(), color=color, linewidth=0.8)
+        ax.plot(place, np.full(len(place), row), "|", color=color, markersize=15, markeredgewidth=2)
+    rows = [f"{look(name)['label']}, {s.steps} steps" for name, s in schedules.items()]
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    if np.isfinite(nearest):
+        ax.set_xlim(left=nearest - 1)
+    ax.grid(visible=False, axis="y")
+    ax.spines["left"].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlabel("timestep t" if noise is None else "log SNR(t)   (noise left, data right)")
+    return ax
+
+
+@styled
+def plot_path(
+    costs: Any,
+    schedules: Mapping[str, Schedule],
+    *,
+    resolution: int = 250,
+    ax: Axes | None = None,
+) -> Axes:
+    """Schedules as paths over the cost matrix: one corner a jump ``t → s``.
+
+    The matrix is shown at ``resolution`` timesteps each way, so that it costs little at any T.
+    It is coloured by ``log L(t, s)``; jumps that are forbidden or cost nothing stay blank.
+
+    Parameters
+    ----------
+    costs : Costs or ndarray, shape (T + 1, T + 1)
+        What :func:`dpdiff.measure` returns, or a bare array ``L[t, s]``.
+    schedules : mapping of str to Schedule
+        Name to schedule.
+    resolution : int
+        How many timesteps of each axis are looked at.
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib Axes
+        Where it was drawn.
+
+    Raises
+    ------
+    InputError
+        If a schedule ends at another T than the costs.
+
+    Examples
+    --------
+    >>> L = np.fromfunction(lambda t, s: np.where(s < t, (t - s) ** 2.0, np.inf), (51, 51))
+    >>> plot_path(L, {"even": Schedule.even(50, 5)}).get_ylabel()
+    'to s'
+    """
+    T = costs.T if hasattr(costs, "rows") else len(costs) - 1
+    for name, schedule in schedules.items():
+        if schedule.T != T:
+            raise InputError(f"the costs end at T = {T}, the schedule {name!r} at {schedule.T}")
+    ax = ax or _new_axes(5.6, 4.8)
+    shown = np.unique(np.linspace(0, T, min(resolution, T) + 1).round().astype(int))
+    rows = np.full((len(shown), len(shown)), np.nan)  # rows[i, j]: the jump shown[i] -> shown[j]
+    for i, t in enumerate(shown[1:], start=1):
+        row = costs.rows(t, t + 1)[0] if hasattr(costs, "rows") else costs[t, :t]
+        rows[i, :i] = row[shown[:i]]
+    rows[~(np.isfinite(rows) & (rows > 0))] = np.nan
+    mesh = ax.pcolormesh(shown, shown, np.log10(rows).T, cmap=COSTS, shading="nearest")
+    ax.figure.colorbar(mesh, ax=ax, label="log₁₀ L(t, s) in nats", shrink=0.8)
+    for name, schedule in schedules.items():
+        jumps = np.array(schedule.jumps)
+        corners = [(0, 0)]
+        for t, s in jumps:
+            corners += [(t, s), (t, t)]
+        shown_as = look(name)
+        ax.plot(*np.transpose(corners), color=shown_as["color"], linewidth=1.2)
+        ax.plot(
+            *jumps.T,
+            shown_as["marker"],
+            color=shown_as["color"],
+            markersize=4,
+            label=shown_as["label"],
+        )
+    ax.plot([0, T], [0, T], color=INK, linewidth=0.8)
+    ax.set(xlabel="from t", ylabel="to s", xlim=(0, T), ylim=(0, T), aspect="equal")
+    ax.grid(visible=False)
+    ax.legend(loc="upper left")
+    return ax
+
+
+@styled
+def plot_samples(samples: Any, *, columns: int = 8, ax: Axes | None = None) -> Axes:
+    """A grid of images.
+
+    Parameters
+    ----------
+    samples : tensor or ndarray, shape (n, C, H, W)
+        Images in [-1, 1] with one or three channels, as :func:`dpdiff.sample` returns them.
+    columns : int
+        How many stand side by side.
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib Axes
+        Where it was drawn.
+
+    Raises
+    ------
+    InputError
+        If the samples are not images.
+
+    Examples
+    --------
+    >>> ax = plot_samples(np.zeros((6, 1, 8, 8)), columns=3)
+    >>> ax.images[0].get_array().shape
+    (19, 28)
+    """
+    images = np.asarray(samples)
+    if images.ndim != 4 or len(images) == 0 or images.shape[1] not in (1, 3):
+        raise InputError(f"samples are images (n, 1 or 3, H, W), got shape {images.shape}")
+    n, channels, height, width = images.shape
+    lines = -(-n // columns)
+    grid = np.full((lines * (height + 1) + 1, columns * (width + 1) + 1, channels), 1.0)
+    for i, image in enumerate(np.clip((images + 1) / 2, 0, 1)):
+        y, x = (i // columns) * (height + 1) + 1, (i % columns) * (width + 1) + 1
+        grid[y : y + height, x : x + width] = np.moveaxis(image, 0, -1)
+    ax = ax or _new_axes(0.55 * columns, 0.55 * lines)
+    ax.imshow(grid[..., 0] if channels == 1 else grid, cmap="gray", vmin=0, vmax=1)
+    ax.set_axis_off()
+    return ax

@@ -1,0 +1,1 @@
+"""What long work needs beside its mathematics: files, workers, restarts, random streams."""

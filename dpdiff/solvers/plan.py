@@ -1,0 +1,192 @@
+"""From costs to schedules: one solve, every budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from operator import index
+from typing import Any
+
+import numpy as np
+
+from dpdiff.errors import InputError
+from dpdiff.schedule import Schedule
+from dpdiff.solvers.envelope import Envelope
+from dpdiff.solvers.protocols import JumpCosts, Solver, Unit, as_costs
+from dpdiff.solvers.reference import Reference, backward
+from dpdiff.solvers.sweep import Sweep
+
+METHODS = ("auto", "sweep", "sweep32", "envelope", "reference")
+
+
+def solve(costs: Any, max_steps: int | None = None, method: str = "auto") -> Plan:
+    """Find the cheapest schedule for every number of steps at once.
+
+    Parameters
+    ----------
+    costs : (T+1, T+1) array, or costs as :func:`dpdiff.measure` returns them
+        ``L[t, s]`` is the cost of the jump between the timesteps s < t; nothing else of an array
+        is read. A forbidden jump costs ``+inf``.
+    max_steps : int, optional
+        The largest budget of interest; by default T. Time and memory are proportional to it.
+    method : {"auto", "envelope", "sweep", "sweep32", "reference"}
+        ``envelope`` needs costs that are lines (the ``small`` and ``large`` variances and the
+        weighted cost), ``sweep`` takes any, ``reference`` is the textbook's recursion. All three
+        are exact. ``sweep32`` searches in single precision and sums the paths it finds in double:
+        twice as fast, and its schedules cost up to a few parts in 100,000 more than the best.
+        ``auto`` is ``envelope`` where that is possible, else ``sweep``.
+
+    Returns
+    -------
+    Plan
+        Totals and schedules for every budget from 1 to ``max_steps``. Among schedules of equal
+        cost it takes the one whose last jump (the one to T) is shortest, then the one before it,
+        and so on.
+
+    Raises
+    ------
+    InputError
+        If the costs are not a square array of numbers, a cost is NaN or minus infinity, the
+        budget is outside 1…T, or the method does not exist or does not apply.
+
+    Notes
+    -----
+    ``C[k, t] = min_{s<t} C[k-1, s] + L[t, s]`` with ``C[0, 0] = 0``: Watson, Ho, Norouzi and Chan,
+    "Learning to Efficiently Sample from Diffusion Probabilistic Models", 2021, Algorithm 1.
+
+    Examples
+    --------
+    >>> costs = [[0, 0, 0, 0], [1, 0, 0, 0], [4, 1, 0, 0], [9, 4, 1, 0]]
+    >>> plan = solve(costs)
+    >>> plan.totals
+    array([inf,  9.,  5.,  3.])
+    >>> plan.schedule(2).timesteps  # (0, 1, 3) costs the same: the shorter last jump wins
+    (0, 2, 3)
+    """
+    if method not in METHODS:
+        raise InputError(f"method is one of {', '.join(METHODS)}, got {method!r}")
+    costs = as_costs(costs)
+    limit = costs.T if max_steps is None else whole_number(max_steps, "max_steps")
+    if not 1 <= limit <= costs.T:
+        raise InputError(f"max_steps lies in 1…{costs.T}, the length of the grid; got {limit}")
+    has_lines = costs.lines() is not None
+    if method == "envelope" and not has_lines:
+        raise InputError("these costs are no lines, which the envelope needs: use method='sweep'")
+    if method == "auto":
+        method = "envelope" if has_lines else "sweep"
+    return Plan(costs, limit, method)
+
+
+def _solver(costs: JumpCosts, max_steps: int, method: str) -> Solver:
+    if method == "reference":
+        return Reference(costs.rows, costs.T, max_steps)
+    lines = costs.lines()
+    if method == "envelope" and lines is not None:
+        return Envelope(lines, max_steps)
+    dtype = np.float32 if method == "sweep32" else np.float64
+    return Sweep(costs.rows, costs.T, max_steps, dtype)
+
+
+class Plan:
+    """The least cost of every budget, and the schedules that attain it. Made by :func:`solve`.
+
+    Attributes
+    ----------
+    T : int
+        The length of the training grid.
+    max_steps : int
+        The largest budget solved for.
+    method : str
+        The solver that was used.
+    totals : (max_steps+1,) float64 array
+        ``totals[K]`` is the least cost of a schedule with K steps, infinite where there is none;
+        ``totals[0]`` is infinite.
+    unit : Unit
+        What the totals are shown in, such as bits/dim.
+    """
+
+    def __init__(self, costs: JumpCosts, max_steps: int, method: str) -> None:
+        self._costs = costs
+        self.T: int = costs.T
+        self.unit: Unit = costs.unit
+        self.max_steps = max_steps
+        self.method = method
+        self._solver = _solver(costs, max_steps, method)
+        self.totals = self._solver.totals
+
+    def __repr__(self) -> str:
+        return f"Plan(T={self.T}, max_steps={self.max_steps}, method={self.method!r})"
+
+    @property
+    def values(self) -> np.ndarray:
+        """The totals in ``unit``: of measured costs, bits/dim with the prior's term included."""
+        return self.unit(self.totals)
+
+    def schedule(self, steps: int) -> Schedule:
+        """The best schedule with a given number of steps.
+
+        Raises
+        ------
+        InputError
+            If the budget is outside 1…max_steps, or every path with so many steps is forbidden.
+        """
+        return self.schedules([steps])[0]
+
+    def schedules(self, budgets: Iterable[int]) -> list[Schedule]:
+        """The best schedules for several budgets; quicker than one by one on very long grids.
+
+        Examples
+        --------
+        >>> plan = solve([[0, 0, 0, 0], [1, 0, 0, 0], [4, 1, 0, 0], [9, 4, 1, 0]])
+        >>> [schedule.timesteps for schedule in plan.schedules([1, 3])]
+        [(0, 3), (0, 1, 2, 3)]
+        """
+        checked = [whole_number(steps, "a number of steps") for steps in budgets]
+        for steps in checked:
+            if not 1 <= steps <= self.max_steps:
+                raise InputError(f"the number of steps lies in 1…{self.max_steps}, got {steps}")
+            if not self.totals[steps] < np.inf:
+                raise InputError(f"no schedule has {steps} steps: every such path is forbidden")
+        return [Schedule(tuple(nodes)) for nodes in self._solver.paths(checked)]
+
+    def fewest_steps(self, within: float = 0.1) -> int:
+        """The smallest budget whose cost is close to the best of all budgets.
+
+        Parameters
+        ----------
+        within : float
+            The allowance, in ``unit``.
+
+        Examples
+        --------
+        >>> plan = solve([[0, 0, 0, 0], [1, 0, 0, 0], [4, 1, 0, 0], [9, 4, 1, 0]])
+        >>> plan.fewest_steps(within=2)
+        2
+        """
+        if not within >= 0:
+            raise InputError(f"an allowance is zero or more, got {within}")
+        if not self.values.min() < np.inf:
+            raise InputError("no schedule reaches T: every path is forbidden")
+        return int(np.argmax(self.values <= self.values.min() + within))
+
+    @cached_property
+    def forward(self) -> np.ndarray:
+        """``C[k, t]``: the least cost of getting from 0 to t in k jumps, (max_steps+1, T+1)."""
+        return self._solver.forward()
+
+    @cached_property
+    def backward(self) -> np.ndarray:
+        """``B[k, s]``: the least cost of getting from T down to s in k jumps, (max_steps+1, T+1).
+
+        ``forward[k, t] + backward[K-k, t]`` is the least cost of a K-step path whose k-th node
+        is t, and its minimum over t is ``totals[K]`` for every k.
+        """
+        return backward(self._costs.rows, self.T, self.max_steps)
+
+
+def whole_number(value: Any, name: str) -> int:
+    """An int, or an error that says what was asked for."""
+    try:
+        return index(value)
+    except TypeError:
+        raise InputError(f"{name} is a whole number, got {value!r}") from None

@@ -1,0 +1,1 @@
+"""How the bundled models are made: recipes, their loss, and a loop that can be restarted."""

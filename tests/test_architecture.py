@@ -1,0 +1,216 @@
+"""Imports run one way, no file is crowded, and each formula has one room."""
+
+import ast
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dpdiff import elbo, noising, variance
+from dpdiff.costs.costs import Costs
+from dpdiff.costs.measurement import measure
+from dpdiff.denoiser import Denoiser
+from dpdiff.evaluation import evaluate
+from dpdiff.noise import NoiseSchedule
+from dpdiff.sampling import sample
+from dpdiff.schedule import Schedule
+from dpdiff.solvers.constraints import Constrained
+from dpdiff.solvers.envelope import Envelope
+from dpdiff.solvers.plan import solve
+from dpdiff.solvers.protocols import JumpCosts, Lines, Solver, Table
+from dpdiff.solvers.reference import Reference
+from dpdiff.solvers.sweep import Sweep
+
+PACKAGE = Path(__file__).resolve().parent.parent / "dpdiff"
+
+#: From the ground up. A room imports rooms that stand before it, and nothing else.
+ROOMS = [
+    *("version", "errors", "runtime", "noise", "elbo", "schedule", "solvers", "variance", "data"),
+    *("denoiser", "noising", "costs", "sampling", "evaluation", "models", "quality", "training"),
+    *("plotting", "integrations", "teaching", "cli", "__main__"),
+]
+
+
+def modules(package):
+    """Dotted names of all modules below a folder that is called dpdiff, and their files."""
+    names = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = ("dpdiff", *path.relative_to(package).with_suffix("").parts)
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return names
+
+
+def imports(name, path, known):
+    """The modules of the package that a file names, wherever in it and for whatever purpose."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            inner = {f"{node.module}.{alias.name}" for alias in node.names} & known.keys()
+            found |= inner or {node.module}
+    return (found & known.keys()) - {name}
+
+
+def room_of(module):
+    return module.split(".")[1] if "." in module else "dpdiff"
+
+
+def wrong_arrows(package):
+    """Imports that do not go down."""
+    known = modules(package)
+    arrows = {name: imports(name, path, known) for name, path in known.items()}
+    wrong = []
+    for name, targets in arrows.items():
+        for target in targets - {"dpdiff"}:
+            here, there = room_of(name), room_of(target)
+            if here not in ("dpdiff", there) and ROOMS.index(here) <= ROOMS.index(there):
+                wrong.append(f"{name} -> {target}")
+    while leaves := [name for name in arrows if not arrows[name]]:  # what is left is in circles
+        for leaf in leaves:
+            del arrows[leaf]
+        arrows = {name: targets - set(leaves) for name, targets in arrows.items()}
+    return wrong + [f"circle through {name}" for name in arrows]
+
+
+def crowded(package):
+    """Files of more than 300 lines."""
+    paths = modules(package).values()
+    return [path.name for path in paths if len(path.read_text().splitlines()) > 300]
+
+
+def test_every_room_is_in_the_order():
+    assert {room_of(name) for name in modules(PACKAGE)} == {"dpdiff", *ROOMS}
+
+
+def test_imports_run_down_and_never_in_circles():
+    assert wrong_arrows(PACKAGE) == []
+
+
+def test_no_file_is_crowded():
+    assert crowded(PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "complaint"),
+    [
+        ({"noise.py": "from dpdiff.costs import costs\n", "costs/costs.py": ""}, "noise -> "),
+        ({"elbo.py": "import dpdiff.cli\n", "cli/__init__.py": ""}, "elbo -> "),
+        (
+            {"data/a.py": "import dpdiff.data.b\n", "data/b.py": "from dpdiff.data import a\n"},
+            "circle through dpdiff.data.a",
+        ),
+    ],
+)
+def test_the_checks_can_fail(tmp_path, files, complaint):
+    for name, text in files.items():
+        path = tmp_path / "dpdiff" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert any(complaint in wrong for wrong in wrong_arrows(tmp_path / "dpdiff"))
+    (tmp_path / "dpdiff" / "long.py").write_text("\n" * 301)
+    assert crowded(tmp_path / "dpdiff") == ["long.py"]
+
+
+def test_costs_and_solvers_keep_their_contracts():
+    table = np.array([[0.0, 0, 0], [1, 0, 0], [4, 1, 0]])
+    lines = Lines(*np.ones((5, 3)))
+    measured = measure(toy_model(), DATA, per_step=3, progress=False)
+    for costs in (Table(table), lines, Constrained(table), measured, measured.weighted()):
+        assert isinstance(costs, JumpCosts), type(costs)
+    rows = Table(table).rows
+    for solver in (Reference(rows, 2, 2), Sweep(rows, 2, 2), Envelope(lines, 2)):
+        assert isinstance(solver, Solver), type(solver)
+
+
+def test_paths_are_read_from_rows_that_are_never_the_same_twice():
+    """A matrix product may round in another way for another block size."""
+    rng = np.random.default_rng(0)
+    T = 90
+    s, t = np.arange(T + 1), np.arange(T + 1)[:, None]
+    table = np.where(s < t, abs(t - s) ** 1.5 + rng.random((T + 1, T + 1)), np.inf)
+
+    class Unsteady(Table):
+        def rows(self, start, stop):
+            return super().rows(start, stop) * (1 + 1e-15 * rng.integers(-3, 4))
+
+    exact, unsteady = solve(table), solve(Unsteady(table), method="sweep")
+    for steps in (1, 2, 7, 30, 90):
+        jumps = unsteady.schedule(steps).jumps
+        assert sum(table[jump] for jump in jumps) == pytest.approx(exact.totals[steps], rel=1e-12)
+
+
+# --- a fifth variance rule ---
+
+
+class Halfway(variance.Rule):
+    """σ² halfway between ``small`` and ``large`` in the logarithm; ``(g(t)/2)²`` at the end."""
+
+    name, decoder = "halfway", "halfway"
+
+    def log_ratio(self, noise, t, s, v, error):
+        return 0.5 * noise.noise_gain(t, s)
+
+    def decoder_log_variance(self, noise, t, v, error):
+        return noise.log_g2[t] - np.log(4)
+
+    def jump_costs(self, moments, t, s):
+        u = self.log_ratio(moments.noise, t, s, None, None)
+        gap = moments.noise.snr_gap(t, s)
+        return 0.5 * (moments.dims * (u + np.expm1(-u)) + gap * np.exp(-u) * moments.mse[t])
+
+    def slopes(self, moments, t, s):
+        u = self.log_ratio(moments.noise, t, s, None, None)
+        return 0.5 * moments.noise.snr_gap(t, s) * np.exp(-u)
+
+
+DATA = np.random.default_rng(1).integers(0, 256, (3, 5))
+NOISE = NoiseSchedule.cosine(12)
+
+
+def toy_model():
+    return Denoiser(lambda x, index: 0.3 * x, NOISE, predicts="x0", shape=(5,))
+
+
+def test_a_new_rule_is_one_class_and_one_entry(monkeypatch):
+    """Measuring, solving, evaluating, saving and sampling know it at once."""
+    monkeypatch.setitem(variance.RULES, "halfway", Halfway())
+    model = toy_model().with_variance("halfway")
+    costs = measure(model, DATA, per_step=3, seed=4, progress=False)
+    schedule = solve(costs).schedule(4)
+    direct = evaluate(model, DATA, schedule, seed=4, progress=False)
+    stated = costs.bound(schedule)
+    assert stated.mean == pytest.approx(direct.mean, rel=1e-12)
+    assert stated.stderr > 0
+
+    # The same by hand: a jump and the decoder, from the closed forms alone.
+    total = noising.prior_costs(model, DATA)
+    for t, s in schedule.jumps:
+        batch = noising.prepare(model, DATA, np.full(3, t), np.arange(3), 4)
+        x0, prediction = noising.predict(model, batch)
+        if s > 0:
+            u = torch.tensor(0.5 * (NOISE.log_g2[t] - NOISE.log_g2[s]))
+            cost = elbo.jump_cost(u, (x0 - prediction.x0) ** 2, NOISE.snr_gap(t, s))
+        else:
+            cost = elbo.decoder_cost(
+                x0, prediction.x0, torch.tensor(NOISE.log_g2[t] - np.log(4)), 256
+            )
+        total = total + cost.sum(1).numpy()
+    assert direct.mean == pytest.approx((total / (5 * np.log(2))).mean(), rel=1e-12)
+
+    drawn = [
+        sample(one, schedule, n=2, progress=False)
+        for one in (model, replace(model, variance="small"))
+    ]
+    assert not torch.equal(*drawn)
+
+
+def test_a_new_rule_is_kept_in_files(monkeypatch, tmp_path):
+    monkeypatch.setitem(variance.RULES, "halfway", Halfway())
+    costs = measure(toy_model(), DATA, per_step=3, progress=False).with_variance("halfway")
+    costs.save(tmp_path / "costs.npz")
+    again = Costs.load(tmp_path / "costs.npz")
+    schedule = Schedule([0, 3, 12])
+    assert again.bound(schedule) == costs.bound(schedule)
