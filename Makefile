@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup book test lint unit lessons figures explorer links accessibility play bench clean
+.PHONY: help setup book lab test lint unit lessons figures explorer links accessibility play bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' \
@@ -26,6 +26,9 @@ $(READY): requirements.txt pyproject.toml
 
 book: $(READY)  ## execute the lessons, build the HTML book and say where it is
 	@$(BIN)/python book/build.py
+
+lab: $(READY)  ## open the lessons in JupyterLab, formulas and exercises rendered
+	@$(BIN)/jupyter lab lessons/00_main_job.ipynb
 
 test: lint  ## all that CI runs: lint, unit tests, doctests and the lessons
 	@$(BIN)/python -m pytest --doctest-modules --nbval-lax --nbval-current-env \

@@ -40,7 +40,8 @@ def test_changelog_begins_with_the_current_version():
 def test_every_direct_dependency_is_pinned_within_its_range():
     extras = PROJECT["optional-dependencies"]
     pinned = pins()
-    for requirement in [*PROJECT["dependencies"], *extras["test"], *extras["book"]]:
+    kinds = [extras[kind] for kind in ("test", "book", "lab")]
+    for requirement in [*PROJECT["dependencies"], *(line for kind in kinds for line in kind)]:
         lowest = re.search(r">=([\d.]+)", requirement)[1]
         found = pinned[name_of(requirement)]
         numbers = [[int(n) for n in re.findall(r"\d+", v)[:3]] for v in (found, lowest)]
@@ -58,6 +59,71 @@ def test_binder_pins_what_the_requirements_pin():
         "torch",
         *(name_of(line) for line in channels[-1]["pip"]),
     }
+
+
+def test_lessons_open_in_jupyterlab_everywhere():
+    assert "jupyter lab lessons/" in (ROOT / "Makefile").read_text()
+    extra = {name_of(line) for line in PROJECT["optional-dependencies"]["lab"]}
+    assert extra >= {"jupyterlab", "jupyterlab-myst"}
+    channels = yaml.safe_load((ROOT / "binder" / "environment.yml").read_text())["dependencies"]
+    assert {"jupyterlab", "jupyterlab-myst"} <= {name_of(line) for line in channels[-1]["pip"]}
+    buttons = yaml.safe_load((ROOT / "_config.yml").read_text())["launch_buttons"]
+    assert buttons["notebook_interface"] == "jupyterlab"
+    assert "urlpath=tree" not in (ROOT / "book" / "welcome.md").read_text()
+
+
+# What MathJax, in the book and in JupyterLab, knows without settings of ours.
+COMMANDS = set(
+    re.findall(
+        r"\w+",
+        """
+        aligned alpha approx bar begin beta big Big Bigg binom cases cdot cos Delta delta
+        dot dots ell end eta exp frac gathered ge hat infty int kappa lambda le left lfloor
+        ln log Longrightarrow longrightarrow lVert lvert mathbb mathcal mathrm max mid min
+        mp mu nu operatorname Phi pi pm prod propto qquad quad rfloor rho right rVert rvert
+        sigma sim sin sqrt sum tanh tau text texttt tfrac theta tilde times to underbrace
+        varepsilon varphi Vert
+        """,
+    )
+)
+
+
+def formulas(text):
+    """The formulas of a page, without its code."""
+    text = re.sub(r"^( *)(`{3,})(?!\{).*?^\1\2", "", text, flags=re.M | re.S)
+    text = re.sub(r"(?<!`)`[^`\n]+`(?!`)", "", text)
+    return re.findall(r"\$\$.+?\$\$|\$[^$]+\$", text, flags=re.S)
+
+
+def written(path):
+    """The texts of a page or notebook that may hold formulas."""
+    if path.suffix == ".md":
+        return [path.read_text()]
+    cells = json.loads(path.read_text())["cells"]
+    captions = [
+        cell["metadata"].get("mystnb", {}).get("figure", {}).get("caption", "") for cell in cells
+    ]
+    return ["".join(c["source"]) for c in cells if c["cell_type"] == "markdown"] + captions
+
+
+@pytest.mark.parametrize("path", [*PAGES, *NOTEBOOKS], ids=lambda p: p.name)
+def test_formulas_use_no_macro(path):
+    used = {
+        command
+        for text in written(path)
+        for formula in formulas(text)
+        for command in re.findall(r"\\([a-zA-Z]+)", formula)
+    }
+    assert not used - COMMANDS
+
+
+def test_formulas_are_found_beside_code():
+    text = "a $\\SNR(t)$ `$\\no$` and\n$$\n\\KL\n$$ (eq)\n```bash\necho $HOME $\\none$\n```\n"
+    assert formulas(text) == ["$\\SNR(t)$", "$$\n\\KL\n$$"]
+
+
+def test_the_book_defines_no_macro():
+    assert "macros" not in (ROOT / "_config.yml").read_text()
 
 
 def test_every_page_of_the_contents_exists():
@@ -162,6 +228,22 @@ def test_every_exercise_has_a_solution(notebook):
     assert len(exercises) >= 4
     assert not re.search(r"\{exercise\}.*`", text)  # a title with backquotes is not parsed
     assert sorted(exercises) == sorted(re.findall(r"\{solution-start\} (\S+)", text))
+
+
+def test_solutions_and_hidden_checks_are_folded_in_jupyterlab(notebook):
+    solving = False
+    for cell in notebook["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            solving = "{solution-start}" in text or (solving and "{solution-end}" not in text)
+            continue
+        tags = cell["metadata"].get("tags", [])
+        folded = cell["metadata"].get("jupyter", {})
+        hidden = solving or "remove-cell" in tags
+        assert folded.get("source_hidden", False) == (hidden or "hide-input" in tags), cell["id"]
+        assert folded.get("outputs_hidden", False) == hidden, cell["id"]
+        # JupyterLab shows the first line of a folded cell.
+        assert text.startswith("# Solution\n") or not solving, cell["id"]
 
 
 def test_every_check_accepts_a_solution_and_refuses_wrong_answers(notebook):
