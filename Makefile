@@ -34,9 +34,10 @@ test: lint  ## all that CI runs: lint, unit tests, doctests and the lessons
 	@$(BIN)/python -m pytest --doctest-modules --nbval-lax --nbval-current-env \
 	  --nbval-cell-timeout=600 tests dpdiff lessons
 
-lint: $(READY)  ## formatting and lint
+lint: $(READY)  ## formatting, lint, and the types of costs and solvers
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
+	@$(BIN)/mypy --no-error-summary
 
 unit: $(READY)  ## the unit tests alone
 	@$(BIN)/python -m pytest tests

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from IPython.display import Code
+    from IPython.display import Markdown
 
 
-def quote(thing: Any) -> Code:
+def quote(thing: Any) -> Markdown:
     """The source of a class or function, whole, as a notebook shows code.
 
     Parameters
@@ -20,12 +20,12 @@ def quote(thing: Any) -> Code:
 
     Examples
     --------
-    >>> quote(refuses).data.splitlines()[0]
+    >>> quote(refuses).data.splitlines()[1]
     'def refuses(check: Callable[..., Any], *answer: Any) -> bool:'
     """
-    from IPython.display import Code
+    from IPython.display import Markdown
 
-    return Code(inspect.getsource(thing), language="python")
+    return Markdown(f"```python\n{inspect.getsource(thing).rstrip()}\n```")
 
 
 def refuses(check: Callable[..., Any], *answer: Any) -> bool:

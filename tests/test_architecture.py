@@ -1,6 +1,8 @@
 """Imports run one way, no file is crowded, and each formula has one room."""
 
 import ast
+import inspect
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from dpdiff import elbo, noising, variance
+from dpdiff.costs import statistics
 from dpdiff.costs.costs import Costs
 from dpdiff.costs.measurement import measure
 from dpdiff.denoiser import Denoiser
@@ -16,6 +19,7 @@ from dpdiff.evaluation import evaluate
 from dpdiff.noise import NoiseSchedule
 from dpdiff.sampling import sample
 from dpdiff.schedule import Schedule
+from dpdiff.solvers import envelope, reference
 from dpdiff.solvers.constraints import Constrained
 from dpdiff.solvers.envelope import Envelope
 from dpdiff.solvers.plan import solve
@@ -214,3 +218,29 @@ def test_a_new_rule_is_kept_in_files(monkeypatch, tmp_path):
     again = Costs.load(tmp_path / "costs.npz")
     schedule = Schedule([0, 3, 12])
     assert again.bound(schedule) == costs.bound(schedule)
+
+
+# --- the lessons quote the formulas from where they stand ---
+
+QUOTED = {
+    "02_elbo_is_a_path": [elbo.jump_cost, elbo.decoder_cost, elbo.prior_cost],
+    "03_one_call_every_jump": [type(rule) for rule in variance.RULES.values()]
+    + [statistics.node_functions],
+    "05_faster": [reference.reference, variance.Small.lines, variance.Large.lines]
+    + [kernel.py_func for kernel in (envelope._push, envelope._find, envelope._row)],
+}
+
+
+@pytest.mark.parametrize("lesson", QUOTED)
+def test_lessons_quote_the_formulas_whole(lesson):
+    path = PACKAGE.parent / "lessons" / f"{lesson}.ipynb"
+    cells = json.loads(path.read_text())["cells"]
+    shown = [
+        "".join(output.get("data", {}).get("text/markdown", ""))
+        for cell in cells
+        if cell["cell_type"] == "code"
+        for output in cell["outputs"]
+    ]
+    for thing in QUOTED[lesson]:
+        source = inspect.getsource(thing)
+        assert any(source.strip() in text for text in shown), f"{lesson}: {thing.__qualname__}"

@@ -99,7 +99,7 @@ def blocks(pool: Executor, rows: Rows, T: int, dtype: type) -> Iterator[tuple[in
 
 def _block(rows: Rows, T: int, start: int, dtype: type) -> tuple[int, np.ndarray]:
     """One block of rows, filled up to a multiple of four rows."""
-    costs = checked(rows, start, min(start + BLOCK, T + 1)).astype(dtype, copy=False)
+    costs: np.ndarray = checked(rows, start, min(start + BLOCK, T + 1)).astype(dtype, copy=False)
     if missing := -len(costs) % 4:
         costs = np.pad(costs, ((0, missing), (0, missing)), constant_values=np.inf)
     return start, costs
@@ -144,7 +144,7 @@ class Sweep:
     def _fill(self, pool: ThreadPoolExecutor) -> None:
         """Go down the blocks of rows and along the strips, in as many threads as there are."""
         done: list[Future | None] = [None] * len(self.firsts)  # the latest block of each strip
-        for start, costs in blocks(pool, self.rows, self.T, self.strips.dtype):
+        for start, costs in blocks(pool, self.rows, self.T, self.strips.dtype.type):
             end, left = start + len(costs), None
             for i, first in enumerate(self.firsts):
                 if first <= end:
@@ -181,9 +181,10 @@ class Sweep:
         shares = [np.array_split(values, threads) for values in (nodes, budgets.copy(), sums)]
         for start in range(self.T // BLOCK * BLOCK, -1, -BLOCK):
             costs = checked(self.rows, start, min(start + BLOCK, self.T + 1))
-            block = (self.strips, self.width, costs, costs.astype(self.strips.dtype), start)
+            rough = costs.astype(self.strips.dtype)
             for task in [
-                pool.submit(_descend, *block, *share) for share in zip(*shares, strict=True)
+                pool.submit(_descend, self.strips, self.width, costs, rough, start, *share)
+                for share in zip(*shares, strict=True)
             ]:
                 task.result()
         self.totals[budgets] = sums
