@@ -34,6 +34,7 @@ _HOMES = {
     "sample": "dpdiff.sampling",
     "solve": "dpdiff.plan",
     "train": "dpdiff.training",
+    "trajectories": "dpdiff.trajectory.paths",
 }
 
 __all__ = ["__version__", *_HOMES]

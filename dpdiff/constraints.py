@@ -58,6 +58,11 @@ class Constrained:
     ) -> None:
         self._costs = costs if hasattr(costs, "rows") else Table(costs)
         self.T: int = self._costs.T
+        if hasattr(self._costs, "nodes"):
+            raise InputError(
+                "these costs know some timesteps only, and constraints speak of all: give "
+                "trajectories() a list of nodes without the forbidden timesteps"
+            )
         t = np.arange(self.T + 1)
         must, never, start = (self._nodes(nodes) for nodes in (require, forbid, prefix))
         if start[:1] != [0] or (np.diff(start) <= 0).any():

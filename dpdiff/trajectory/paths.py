@@ -1,0 +1,326 @@
+"""Trajectories of a model's many-step sampler, and the schedules that follow them best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpdiff.denoiser import Denoiser
+from dpdiff.errors import InputError
+from dpdiff.plan import solve
+from dpdiff.schedule import Schedule
+from dpdiff.trajectory.bands import Bands
+from dpdiff.trajectory.collection import Collection
+from dpdiff.trajectory.comparison import Comparison, compare
+from dpdiff.trajectory.costs import NodeCosts
+from dpdiff.trajectory.gram import jump_table
+from dpdiff.trajectory.nodes import chosen_nodes
+from dpdiff.trajectory.refinement import Recommendation, recommend
+from dpdiff.version import __version__
+from dpdiff.workers import ALONE, Workers
+
+KINDS = ("flow", "plain")
+BANDS = 16
+
+
+def trajectories(
+    denoiser: Denoiser,
+    n: int = 32,
+    nodes: int | Sequence[int] = 64,
+    *,
+    seed: int = 0,
+    batch_size: int = 32,
+    bands: int = BANDS,
+    resume: str | Path | None = None,
+    workers: Workers = ALONE,
+    progress: bool = True,
+) -> Trajectories:
+    """Run the many-step sampler from a few noises, for schedules that draw well.
+
+    DDIM (Song et al. 2021) runs down a grid of nodes, one network call a noise and node. What is
+    kept gives the error of every jump between nodes at once: no data, no gradients and no
+    further calls.
+
+    Parameters
+    ----------
+    denoiser : Denoiser
+        The model, guided or conditioned as it will be used.
+    n : int
+        Noises, at least 2. Those of ``dpdiff.sample`` with the same seed.
+    nodes : int or sequence of int
+        How many nodes, best four times the steps wanted or more: see
+        :func:`dpdiff.trajectory.nodes.node_grid`. Or the timesteps themselves, from 0 to T.
+    seed : int
+        Of the noises.
+    batch_size : int
+        Noises run together; they are a block on disk of ``4 · nodes · D`` bytes a noise, and
+        one block is in memory at a time.
+    bands : int
+        At most so many groups of directions, each with a matrix of ``nodes²`` numbers.
+    resume : str or Path, optional
+        A folder for finished blocks; by default they go to a temporary one. Killed, and called
+        again with the same arguments, the run goes on and ends with the same bits. Delete the
+        folder when it is done.
+    workers : Workers
+        Processes to share the noises with, each calling this function: see
+        :func:`dpdiff.workers.join`. Their number changes nothing in the results.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Trajectories
+
+    Raises
+    ------
+    InputError
+        If an argument is out of range, the network's output is not finite, or the folder is
+        another job's or in use.
+
+    Examples
+    --------
+    >>> from dpdiff.noise import NoiseSchedule
+    >>> shrink = Denoiser(lambda x, index: 0.3 * x, NoiseSchedule.cosine(100), shape=(2,))
+    >>> paths = trajectories(shrink, n=4, nodes=16, progress=False)
+    >>> solve(paths.costs()).schedule(3).timesteps
+    (0, 41, 61, 100)
+    """
+    if n < 2 or batch_size < 1 or bands < 1:
+        raise InputError(
+            f"n is at least 2, batch_size and bands at least 1; "
+            f"got n = {n}, batch_size = {batch_size}, bands = {bands}"
+        )
+    grid = chosen_nodes(denoiser.noise, nodes)
+    job = Collection(denoiser, grid, n, seed, batch_size, bands)
+    ends, found, grams = job.collect(resume, workers, progress)
+    about = {name: job.identity()[name] for name in ("model", "n", "seed", "precision")}
+    return Trajectories(denoiser, grid, ends, found, grams, about | {"dpdiff": __version__})
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectories:
+    """What :func:`trajectories` keeps of the runs.
+
+    Attributes
+    ----------
+    denoiser : Denoiser
+        The model.
+    nodes : ndarray of int, shape (N + 1,)
+        Timesteps of the run, with 0 and T.
+    ends : ndarray of float32, shape (n, D)
+        End points.
+    bands : Bands
+        Directions of the end points, grouped by variance.
+    grams : ndarray of float64, shape (G, B, N, N)
+        ``Σ ⟨P_b D_k, P_b D_l⟩ / n`` over the noises of every group; a group is one noise unless
+        that takes more than 512 MiB. Their sum over G is the average.
+    provenance : dict
+        Model, seed, number of noises, version.
+    """
+
+    denoiser: Denoiser = field(repr=False)
+    nodes: np.ndarray
+    ends: np.ndarray = field(repr=False)
+    bands: Bands = field(repr=False)
+    grams: np.ndarray = field(repr=False)
+    provenance: dict[str, Any]
+
+    def costs(self, kind: str = "flow", weights: np.ndarray | None = None) -> NodeCosts:
+        """The cost of every jump between nodes, for :func:`dpdiff.solve`.
+
+        With ``e(t, s)`` the distance between a jump's landing point and the teacher's, from a
+        point of the teacher's own:
+
+        - ``flow``: ``Σ_k w_k(s) E (u_kᵀ e)²``, ``w_k = λ_k / (f_s² λ_k + g_s²)``: what the rest
+          of the way leaves of it at the end, were the data Gaussian;
+        - ``plain``: ``E ‖e‖²``.
+
+        Parameters
+        ----------
+        kind : {"flow", "plain"}
+        weights : ndarray, shape (G,), optional
+            Of the groups of noises; by default each counts once.
+
+        Returns
+        -------
+        NodeCosts
+            In squared units of the data, summed over dimensions.
+        """
+        if kind not in KINDS:
+            raise InputError(f"the kind of costs is one of {', '.join(KINDS)}; got {kind!r}")
+        weights = np.ones(len(self.grams)) if weights is None else weights
+        mean = np.tensordot(weights, self.grams, 1)
+        noise, landing = self.denoiser.noise, self.nodes[1:]
+        if kind == "plain":
+            mean, gains = mean.sum(0, keepdims=True), np.ones((1, len(landing)))
+        else:
+            gains = self.bands.gains(noise, landing)
+        return NodeCosts(jump_table(mean, gains, noise, self.nodes), self.nodes)
+
+    def resampled(
+        self, steps: int, resamples: int = 200, *, kind: str = "flow", seed: int = 0
+    ) -> np.ndarray:
+        """Best schedules had the noises been others: a bootstrap over noises.
+
+        Parameters
+        ----------
+        steps : int
+            K.
+        resamples : int
+            How often the noises are drawn again, with replacement.
+        kind : {"flow", "plain"}
+        seed : int
+            Of the resampling.
+
+        Returns
+        -------
+        ndarray of int, shape (resamples, K + 1)
+            A schedule a row; ``std(0)`` is the standard error of each node. The bands stay.
+
+        Examples
+        --------
+        >>> from dpdiff.noise import NoiseSchedule
+        >>> shrink = Denoiser(lambda x, index: 0.3 * x, NoiseSchedule.cosine(100), shape=(2,))
+        >>> paths = trajectories(shrink, n=4, nodes=16, progress=False)
+        >>> paths.resampled(3, resamples=5).shape
+        (5, 4)
+        """
+        groups = len(self.grams)
+        if groups < 4:
+            raise InputError(f"a bootstrap needs four groups of noises or more, here are {groups}")
+        rng = np.random.default_rng(seed)
+        draws = rng.multinomial(groups, np.full(groups, 1 / groups), size=resamples)
+        plans = (solve(self.costs(kind, weights), steps) for weights in draws.astype(float))
+        return np.array([plan.schedule(steps).timesteps for plan in plans])
+
+    @property
+    def teacher(self) -> Schedule:
+        """The schedule of the run itself."""
+        return Schedule(tuple(self.nodes))
+
+    @property
+    def spread(self) -> float:
+        """Root mean square distance of the end points from their mean."""
+        centred = self.ends - self.ends.mean(0, dtype=np.float64)
+        return float(np.sqrt(np.square(centred).sum() / (len(centred) - 1)))
+
+    def compare(
+        self,
+        schedules: Mapping[str, Schedule],
+        n: int = 128,
+        *,
+        seed: int | None = None,
+        teacher: Schedule | None = None,
+        progress: bool = True,
+    ) -> Comparison:
+        """Distances of DDIM's samples to those of the teacher, from the same held-out noises.
+
+        Parameters
+        ----------
+        schedules : mapping of str to Schedule
+            What to compare, by name.
+        n : int
+            Noises.
+        seed : int, optional
+            Of the noises; by default one more than that of these trajectories.
+        teacher : Schedule, optional
+            The many-step schedule to be near to; by default that of these trajectories.
+        progress : bool
+            Show progress bars.
+
+        Returns
+        -------
+        Comparison
+
+        Raises
+        ------
+        InputError
+            If the seed is that of these trajectories, whose noises are not held out.
+        """
+        seed = self._held_out(seed, 1)
+        return compare(self.denoiser, schedules, teacher or self.teacher, n, seed, progress)
+
+    def recommend(
+        self,
+        steps: int,
+        rivals: Mapping[str, Schedule] | None = None,
+        *,
+        candidates: int = 4,
+        n: int = 64,
+        seed: int | None = None,
+        progress: bool = True,
+    ) -> Recommendation:
+        """A schedule that is no worse than any rival, by its samples from held-out noises.
+
+        The flow cost's best paths and the rivals all draw from the same noises, and the one that
+        is nearest to the teacher on average is taken.
+
+        Parameters
+        ----------
+        steps : int
+            K, at most a quarter of the nodes.
+        rivals : mapping of str to Schedule, optional
+            By default the usual strides: see :func:`dpdiff.strides.usual`.
+        candidates : int
+            How many of the flow cost's best paths take part.
+        n : int
+            Noises; ``n · K`` network calls a candidate.
+        seed : int, optional
+            Of the noises; by default two more than that of these trajectories.
+        progress : bool
+            Show progress bars.
+
+        Returns
+        -------
+        Recommendation
+        """
+        seed = self._held_out(seed, 2)
+        return recommend(self, steps, rivals, candidates, n, seed, progress)
+
+    def fewest_steps(
+        self, within: float = 0.1, *, n: int = 32, seed: int | None = None, progress: bool = True
+    ) -> int:
+        """The smallest budget whose samples are as near to the teacher's as wanted.
+
+        Parameters
+        ----------
+        within : float
+            The mean distance to the teacher's end points, as a share of :attr:`spread`.
+        n, seed, progress
+            As in :meth:`compare`, which every budget that is tried goes through: about six, since
+            each halves what is left.
+
+        Raises
+        ------
+        InputError
+            If even a quarter of the nodes, the largest budget these costs are for, is not enough.
+        """
+        most = max(1, (len(self.nodes) - 1) // 4)
+        plan = solve(self.costs(), most)
+
+        def share(steps: int) -> float:
+            schedules = {"flow": plan.schedule(steps)}
+            found = self.compare(schedules, n, seed=seed, progress=progress)
+            return found.mean("flow") / self.spread
+
+        if not share(most) <= within:
+            raise InputError(
+                f"{most} steps are not within {within:g} of the teacher, and these trajectories "
+                "serve no larger budget: run trajectories() with more nodes"
+            )
+        low, high = 0, most
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if share(middle) <= within else (middle, high)
+        return high
+
+    def _held_out(self, seed: int | None, offset: int) -> int:
+        own = self.provenance["seed"]
+        seed = own + offset if seed is None else seed
+        if seed == own:
+            raise InputError(f"seed {seed} drew these trajectories: hold out another one's noises")
+        return seed
