@@ -1,6 +1,6 @@
 """Flow costs against explicit jumps, plain double loops and closed forms; and what uses them."""
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -259,7 +259,7 @@ def brute_force(table, steps):
     found = []
     for inner in combinations(range(1, T), steps - 1):
         path = (0, *inner, T)
-        found.append((sum(table[t, s] for s, t in zip(path, path[1:], strict=False)), path))
+        found.append((sum(table[t, s] for s, t in pairwise(path)), path))
     return sorted(found)
 
 

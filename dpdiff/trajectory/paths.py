@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from dpdiff import data
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.plan import solve
+from dpdiff.sampling import sample
 from dpdiff.schedule import Schedule
 from dpdiff.trajectory.bands import Bands
 from dpdiff.trajectory.collection import Collection
@@ -20,6 +23,8 @@ from dpdiff.trajectory.costs import NodeCosts
 from dpdiff.trajectory.gram import jump_table
 from dpdiff.trajectory.nodes import chosen_nodes
 from dpdiff.trajectory.refinement import Recommendation, recommend
+from dpdiff.trajectory.residuals import measure_residuals
+from dpdiff.trajectory.variance_loss import VarianceLoss
 from dpdiff.version import __version__
 from dpdiff.workers import ALONE, Workers
 
@@ -196,6 +201,46 @@ class Trajectories:
         draws = rng.multinomial(groups, np.full(groups, 1 / groups), size=resamples)
         plans = (solve(self.costs(kind, weights), steps) for weights in draws.astype(float))
         return np.array([plan.schedule(steps).timesteps for plan in plans])
+
+    def variance_loss(
+        self,
+        images: Any = None,
+        n: int = 64,
+        *,
+        rule: str | None = None,
+        seed: int | None = None,
+        progress: bool = True,
+    ) -> VarianceLoss:
+        """What ancestral sampling loses of the data's variance: its costs and best schedules.
+
+        Parameters
+        ----------
+        images : array_like, shape (n, ...), optional
+            As :func:`dpdiff.measure` takes them. By default ``n`` samples of the teacher, from
+            other noises than these trajectories; they take one network call a node, as do
+            samples or images once they are noised.
+        n : int
+            How many samples.
+        rule : str, optional
+            The sampler's variance; by default the denoiser's.
+        seed : int, optional
+            Of the noises; by default three more than that of these trajectories.
+        progress : bool
+            Show progress bars.
+
+        Returns
+        -------
+        VarianceLoss
+        """
+        seed, model = self._held_out(seed, 3), self.denoiser
+        if images is None:
+            x0 = sample(model, self.teacher, n, seed=seed, sampler="ddim", progress=progress)
+        else:
+            images = data.check(images, model.shape, model.levels)
+            x0 = torch.from_numpy(data.scaled(images, model.levels))
+        found = measure_residuals(model, self.nodes, self.bands, x0, seed, progress)
+        rule = model.variance if rule is None else rule
+        return VarianceLoss(model, self.nodes, self.bands.sizes, found, rule)
 
     @property
     def teacher(self) -> Schedule:
