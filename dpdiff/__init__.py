@@ -34,7 +34,7 @@ _HOMES = {
     "sample": "dpdiff.sampling",
     "solve": "dpdiff.plan",
     "train": "dpdiff.training",
-    "trajectories": "dpdiff.trajectory.paths",
+    "trajectories": "dpdiff.trajectory.run",
 }
 
 __all__ = ["__version__", *_HOMES]

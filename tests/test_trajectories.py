@@ -16,7 +16,7 @@ from dpdiff.noise import NoiseSchedule
 from dpdiff.plan import solve
 from dpdiff.sampling import sample
 from dpdiff.schedule import Schedule
-from dpdiff.trajectory import collection
+from dpdiff.trajectory import collection, rivals
 from dpdiff.trajectory.bands import Bands, bands_of
 from dpdiff.trajectory.comparison import Comparison
 from dpdiff.trajectory.gram import gram, jump_table
@@ -399,3 +399,46 @@ def test_strides_are_even_in_what_they_say():
     ):
         gaps = np.diff(coordinate)
         assert abs(gaps / gaps.mean() - 1).max() < 0.02, nodes
+
+
+# Published rivals
+
+
+def test_greedy_nearest_states_are_not_the_best_path(model):
+    """Optimal Stepsize keeps the nearest state at every node, and may miss the best end."""
+    nodes, misses = node_grid(model.noise, 9), 0
+    for seed in range(6):
+        goal = sample(model, Schedule(nodes), 1, seed=seed, sampler="ddim", progress=False)
+        x = start(model, seed, np.arange(1))
+        far = {}
+        for inner in combinations(nodes[1:-1].tolist(), 3):
+            path = np.array([0, *inner, 200])
+            far[tuple(path.tolist())] = float(torch.dist(predictions(model, path, x)[0, 0],
+                                                         goal.flatten()))  # fmt: skip
+        theirs = rivals.optimal_stepsize(model, [4], nodes, 1, seed)[4]
+        assert far[theirs.timesteps] >= min(far.values()) * (1 - 1e-6)
+        misses += far[theirs.timesteps] > 1.01 * min(far.values())
+        paths = dpdiff.trajectories(model, n=2, nodes=nodes, seed=seed, progress=False)
+        costs = paths.costs()
+        cheapest = brute_force(costs.table, 4)[0]
+        assert solve(costs, 4).schedule(4) == Schedule(nodes[list(cheapest[1])])
+    assert misses >= 1
+
+
+def test_gits_follows_its_formula(model):
+    """Its recursion against all paths, its costs against single jumps."""
+    found = rivals.gits(model, [1, 3], 2, seed=0)
+    nodes = np.array(strides.karras(model.noise, 60).timesteps)
+    costs = rivals.euler_distances(model, nodes, 2, seed=0)
+
+    def total(path):
+        jumps = list(pairwise(path))[::-1]  # from the noise down
+        return sum(1.15**i * costs[t, s] for i, (s, t) in enumerate(jumps))
+
+    best = min(((0, a, b, 60) for a, b in combinations(range(1, 60), 2)), key=total)
+    assert found[3] == Schedule(nodes[list(best)])
+    assert found[1].timesteps == (0, 200)
+    plain = dpdiff.trajectories(model, n=2, nodes=nodes, progress=False).costs("plain").table
+    f = model.noise.f[nodes]
+    below = np.tri(61, k=-1, dtype=bool)
+    assert (costs[below] * (1 - 1e-6) <= (np.sqrt(plain + 1e-12) / f)[below] + 1e-9).all()

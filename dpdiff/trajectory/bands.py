@@ -88,5 +88,5 @@ def bands_of(ends: np.ndarray, count: int) -> Bands:
     return Bands(
         np.concatenate([[floor], means]),
         np.concatenate([[dims - len(variances)], sizes]),
-        np.ascontiguousarray(rows.T),
+        rows.T.copy(),
     )

@@ -1,10 +1,9 @@
-"""Trajectories of a model's many-step sampler, and the schedules that follow them best."""
+"""What is kept of trajectories, and all that can be asked of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,98 +16,19 @@ from dpdiff.plan import solve
 from dpdiff.sampling import sample
 from dpdiff.schedule import Schedule
 from dpdiff.trajectory.bands import Bands
-from dpdiff.trajectory.collection import Collection
 from dpdiff.trajectory.comparison import Comparison, compare
 from dpdiff.trajectory.costs import NodeCosts
 from dpdiff.trajectory.gram import jump_table
-from dpdiff.trajectory.nodes import chosen_nodes
-from dpdiff.trajectory.refinement import Recommendation, recommend
+from dpdiff.trajectory.refinement import Recommendation, fewest_steps, recommend
 from dpdiff.trajectory.residuals import measure_residuals
 from dpdiff.trajectory.variance_loss import VarianceLoss
-from dpdiff.version import __version__
-from dpdiff.workers import ALONE, Workers
 
 KINDS = ("flow", "plain")
-BANDS = 16
-
-
-def trajectories(
-    denoiser: Denoiser,
-    n: int = 32,
-    nodes: int | Sequence[int] = 64,
-    *,
-    seed: int = 0,
-    batch_size: int = 32,
-    bands: int = BANDS,
-    resume: str | Path | None = None,
-    workers: Workers = ALONE,
-    progress: bool = True,
-) -> Trajectories:
-    """Run the many-step sampler from a few noises, for schedules that draw well.
-
-    DDIM (Song et al. 2021) runs down a grid of nodes, one network call a noise and node. What is
-    kept gives the error of every jump between nodes at once: no data, no gradients and no
-    further calls.
-
-    Parameters
-    ----------
-    denoiser : Denoiser
-        The model, guided or conditioned as it will be used.
-    n : int
-        Noises, at least 2. Those of ``dpdiff.sample`` with the same seed.
-    nodes : int or sequence of int
-        How many nodes, best four times the steps wanted or more: see
-        :func:`dpdiff.trajectory.nodes.node_grid`. Or the timesteps themselves, from 0 to T.
-    seed : int
-        Of the noises.
-    batch_size : int
-        Noises run together; they are a block on disk of ``4 · nodes · D`` bytes a noise, and
-        one block is in memory at a time.
-    bands : int
-        At most so many groups of directions, each with a matrix of ``nodes²`` numbers.
-    resume : str or Path, optional
-        A folder for finished blocks; by default they go to a temporary one. Killed, and called
-        again with the same arguments, the run goes on and ends with the same bits. Delete the
-        folder when it is done.
-    workers : Workers
-        Processes to share the noises with, each calling this function: see
-        :func:`dpdiff.workers.join`. Their number changes nothing in the results.
-    progress : bool
-        Show a progress bar.
-
-    Returns
-    -------
-    Trajectories
-
-    Raises
-    ------
-    InputError
-        If an argument is out of range, the network's output is not finite, or the folder is
-        another job's or in use.
-
-    Examples
-    --------
-    >>> from dpdiff.noise import NoiseSchedule
-    >>> shrink = Denoiser(lambda x, index: 0.3 * x, NoiseSchedule.cosine(100), shape=(2,))
-    >>> paths = trajectories(shrink, n=4, nodes=16, progress=False)
-    >>> solve(paths.costs()).schedule(3).timesteps
-    (0, 41, 61, 100)
-    """
-    if n < 2 or batch_size < 1 or bands < 1:
-        raise InputError(
-            f"n is at least 2, batch_size and bands at least 1; "
-            f"got n = {n}, batch_size = {batch_size}, bands = {bands}"
-        )
-    grid = chosen_nodes(denoiser.noise, nodes)
-    job = Collection(denoiser, grid, n, seed, batch_size, bands)
-    ends, found, grams = job.collect(resume, workers, progress)
-    about = {name: job.identity()[name] for name in ("model", "n", "seed", "precision")}
-    return Trajectories(denoiser, grid, ends, found, grams, about | {"dpdiff": __version__})
 
 
 @dataclass(frozen=True, eq=False)
 class Trajectories:
-    """What :func:`trajectories` keeps of the runs.
+    """What :func:`dpdiff.trajectories` keeps of the runs.
 
     Attributes
     ----------
@@ -188,9 +108,10 @@ class Trajectories:
 
         Examples
         --------
-        >>> from dpdiff.noise import NoiseSchedule
-        >>> shrink = Denoiser(lambda x, index: 0.3 * x, NoiseSchedule.cosine(100), shape=(2,))
-        >>> paths = trajectories(shrink, n=4, nodes=16, progress=False)
+        >>> import dpdiff
+        >>> noise = dpdiff.NoiseSchedule.cosine(100)
+        >>> shrink = dpdiff.Denoiser(lambda x, index: 0.3 * x, noise, shape=(2,))
+        >>> paths = dpdiff.trajectories(shrink, n=4, nodes=16, progress=False)
         >>> paths.resampled(3, resamples=5).shape
         (5, 4)
         """
@@ -344,24 +265,7 @@ class Trajectories:
         InputError
             If even a quarter of the nodes, the largest budget these costs are for, is not enough.
         """
-        most = max(1, (len(self.nodes) - 1) // 4)
-        plan = solve(self.costs(), most)
-
-        def share(steps: int) -> float:
-            schedules = {"flow": plan.schedule(steps)}
-            found = self.compare(schedules, n, seed=seed, progress=progress)
-            return found.mean("flow") / self.spread
-
-        if not share(most) <= within:
-            raise InputError(
-                f"{most} steps are not within {within:g} of the teacher, and these trajectories "
-                "serve no larger budget: run trajectories() with more nodes"
-            )
-        low, high = 0, most
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if share(middle) <= within else (middle, high)
-        return high
+        return fewest_steps(self, within, n, seed, progress)
 
     def _held_out(self, seed: int | None, offset: int) -> int:
         own = self.provenance["seed"]

@@ -10,6 +10,7 @@ import numpy as np
 
 from dpdiff import dp, strides
 from dpdiff.errors import InputError
+from dpdiff.plan import solve
 from dpdiff.schedule import Schedule
 from dpdiff.trajectory.comparison import Comparison
 
@@ -114,3 +115,27 @@ def recommend(
     name = comparison.best
     about = {"chosen": name, "of": list(everything), "trajectories": paths.provenance}
     return Recommendation(Schedule(everything[name].timesteps, about), name, comparison)
+
+
+def fewest_steps(
+    paths: Trajectories, within: float, n: int, seed: int | None, progress: bool
+) -> int:
+    """See :meth:`dpdiff.trajectory.paths.Trajectories.fewest_steps`."""
+    most = max(1, (len(paths.nodes) - 1) // 4)
+    plan = solve(paths.costs(), most)
+
+    def share(steps: int) -> float:
+        schedules = {"flow": plan.schedule(steps)}
+        found = paths.compare(schedules, n, seed=seed, progress=progress)
+        return found.mean("flow") / paths.spread
+
+    if not share(most) <= within:
+        raise InputError(
+            f"{most} steps are not within {within:g} of the teacher, and these trajectories "
+            "serve no larger budget: run trajectories() with more nodes"
+        )
+    low, high = 0, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if share(middle) <= within else (middle, high)
+    return high
