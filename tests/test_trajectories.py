@@ -4,8 +4,10 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
+import sharing
 import torch
 from conftest import ToyNetwork
+from test_workers import run, torchrun
 
 import dpdiff
 from dpdiff import strides
@@ -23,6 +25,7 @@ from dpdiff.trajectory.gram import gram, jump_table
 from dpdiff.trajectory.nodes import chosen_nodes, node_grid
 from dpdiff.trajectory.refinement import best_paths
 from dpdiff.trajectory.teacher import predictions, start, states
+from dpdiff.workers import Workers
 
 N = 14
 
@@ -243,6 +246,17 @@ def test_it_goes_on_where_it_was_killed(model, paths, tmp_path, monkeypatch):
         dpdiff.trajectories(model, resume=folder, **settings | {"seed": 4})
 
 
+@pytest.mark.parametrize(("count", "resume"), [(2, False), (4, True)])
+def test_workers_find_what_one_finds(count, resume, tmp_path):
+    alone = sharing.shared(None, Workers())
+    folder = tmp_path / "parts" if resume else "none"
+    run(torchrun(count), [sharing.__file__, tmp_path, folder])
+    for rank in range(count):
+        with np.load(tmp_path / f"{rank}.npz") as found:
+            assert (found["grams"] == alone.grams).all()
+            assert (found["ends"] == alone.ends).all()
+
+
 def test_memory_is_bounded_by_groups(model, paths, monkeypatch):
     monkeypatch.setattr(collection, "LIMIT", 9 * 16 * 8 * N**2 // 3)
     few = dpdiff.trajectories(model, n=9, nodes=N, seed=3, batch_size=4, progress=False)
@@ -404,25 +418,26 @@ def test_strides_are_even_in_what_they_say():
 # Published rivals
 
 
-def test_greedy_nearest_states_are_not_the_best_path(model):
+def test_greedy_nearest_states_are_not_the_best_path():
     """Optimal Stepsize keeps the nearest state at every node, and may miss the best end."""
-    nodes, misses = node_grid(model.noise, 9), 0
+    noise = NoiseSchedule.cosine(200)
+    model = Denoiser(ToyNetwork(T=200), noise, variance="learned_range", shape=(1, 4, 4))
+    nodes, misses = node_grid(noise, 9), 0
     for seed in range(6):
-        goal = sample(model, Schedule(nodes), 1, seed=seed, sampler="ddim", progress=False)
-        x = start(model, seed, np.arange(1))
-        far = {}
+        x, far = start(model, seed, np.arange(1)), {}
+        goal = predictions(model, nodes, x)[0, 0]
         for inner in combinations(nodes[1:-1].tolist(), 3):
-            path = np.array([0, *inner, 200])
-            far[tuple(path.tolist())] = float(torch.dist(predictions(model, path, x)[0, 0],
-                                                         goal.flatten()))  # fmt: skip
+            path = Schedule([0, *inner, 200])
+            end = predictions(model, np.array(path.timesteps), x)[0, 0]
+            far[path] = float(torch.dist(end, goal))
         theirs = rivals.optimal_stepsize(model, [4], nodes, 1, seed)[4]
-        assert far[theirs.timesteps] >= min(far.values()) * (1 - 1e-6)
-        misses += far[theirs.timesteps] > 1.01 * min(far.values())
-        paths = dpdiff.trajectories(model, n=2, nodes=nodes, seed=seed, progress=False)
-        costs = paths.costs()
-        cheapest = brute_force(costs.table, 4)[0]
-        assert solve(costs, 4).schedule(4) == Schedule(nodes[list(cheapest[1])])
+        assert far[theirs] >= min(far.values())
+        misses += far[theirs] > 1.01 * min(far.values())
     assert misses >= 1
+    costs = dpdiff.trajectories(model, n=2, nodes=nodes, progress=False).costs()
+    for steps in range(1, 10):  # ours is the least sum of its own costs, always
+        cheapest = brute_force(costs.table, steps)[0][1]
+        assert solve(costs, steps).schedule(steps) == Schedule(nodes[list(cheapest)])
 
 
 def test_gits_follows_its_formula(model):
