@@ -257,6 +257,16 @@ def test_workers_find_what_one_finds(count, resume, tmp_path):
             assert (found["ends"] == alone.ends).all()
 
 
+def test_saved_and_read_again(paths, toy, tmp_path):
+    paths.save(tmp_path / "paths.npz")
+    read = type(paths).load(tmp_path / "paths.npz", paths.denoiser)
+    assert same(read, paths)
+    assert read.provenance == paths.provenance
+    assert (read.costs().table == paths.costs().table).all()
+    with pytest.raises(InputError, match="trajectories of model"):
+        type(paths).load(tmp_path / "paths.npz", toy)
+
+
 def test_memory_is_bounded_by_groups(model, paths, monkeypatch):
     monkeypatch.setattr(collection, "LIMIT", 9 * 16 * 8 * N**2 // 3)
     few = dpdiff.trajectories(model, n=9, nodes=N, seed=3, batch_size=4, progress=False)

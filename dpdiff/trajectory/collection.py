@@ -97,7 +97,7 @@ class Collection:
                     means = predictions(denoiser, self.nodes, start(denoiser, self.seed, rows))
                     block = {"means": means.numpy()}
                     parts.save(rows, block)
-                ends.append((int(rows[0]), block["means"][0]))
+                ends.append((int(rows[0]), block["means"][0].copy()))  # a view would keep it all
                 bar.update(len(rows))
         return ends
 

@@ -88,13 +88,15 @@ def compare(
     """See :meth:`dpdiff.trajectory.paths.Trajectories.compare`."""
     if not schedules or n < 2:
         raise InputError(f"give at least one schedule and two noises, got {len(schedules)} and {n}")
-    runs = {None: teacher, **schedules}
     ends = {}
-    for name, schedule in tqdm(runs.items(), desc="compare", disable=not progress):
+    for schedule in tqdm({teacher, *schedules.values()}, desc="compare", disable=not progress):
         drawn = sample(denoiser, schedule, n, seed=seed, sampler="ddim", progress=False)
-        ends[name] = drawn.flatten(1).double().numpy()
-    goal = ends.pop(None)
-    return Comparison({k: np.linalg.norm(end - goal, axis=1) for k, end in ends.items()}, seed)
+        ends[schedule] = drawn.flatten(1).double().numpy()
+    distances = {
+        name: np.linalg.norm(ends[schedule] - ends[teacher], axis=1)
+        for name, schedule in schedules.items()
+    }
+    return Comparison(distances, seed)
 
 
 def _stderr(values: np.ndarray) -> float:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from dpdiff import data
+from dpdiff import archive, data
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.plan import solve
@@ -24,6 +25,8 @@ from dpdiff.trajectory.residuals import measure_residuals
 from dpdiff.trajectory.variance_loss import VarianceLoss
 
 KINDS = ("flow", "plain")
+FORMAT, VERSION = "dpdiff-trajectories", 1
+BANDS = ("variances", "sizes", "directions")
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,6 +269,30 @@ class Trajectories:
             If even a quarter of the nodes, the largest budget these costs are for, is not enough.
         """
         return fewest_steps(self, within, n, seed, progress)
+
+    def save(self, path: str | Path) -> None:
+        """Write all but the network to one ``.npz`` file; the file is complete or absent."""
+        about = {"format": FORMAT, "version": VERSION, "provenance": self.provenance}
+        arrays = {"nodes": self.nodes, "ends": self.ends, "grams": self.grams}
+        archive.write(path, about, arrays | {k: getattr(self.bands, k) for k in BANDS})
+
+    @classmethod
+    def load(cls, path: str | Path, denoiser: Denoiser) -> Trajectories:
+        """Read what :meth:`save` wrote, for the same model.
+
+        Raises
+        ------
+        InputError
+            If the file is missing, is not such a file, or is of another model or version.
+        """
+        about, arrays = archive.read(path, FORMAT, VERSION)
+        own, model = about["provenance"]["model"], denoiser.fingerprint
+        if own != model:
+            raise InputError(
+                f"{path} holds trajectories of model {own}, the model given is {model}"
+            )
+        bands = Bands(*(arrays.pop(k) for k in BANDS))
+        return cls(denoiser, bands=bands, provenance=about["provenance"], **arrays)
 
     def _held_out(self, seed: int | None, offset: int) -> int:
         own = self.provenance["seed"]

@@ -55,10 +55,8 @@ def best_paths(costs: Any, steps: int, count: int) -> list[tuple[float, Schedule
     totals[0, 0] = 0
     origins = []
     for _ in range(steps):
-        # From the nearest node on, so that of equals the shortest last jump comes first.
-        bids = (jumps[:, ::-1, None] + totals[None, ::-1]).reshape(costs.T + 1, -1)
-        order = np.argsort(bids, axis=1, kind="stable")[:, :count]
-        totals = np.take_along_axis(bids, order, axis=1)
+        parts = [_cheapest(jumps[i : i + dp.BLOCK], totals) for i in range(0, len(jumps), dp.BLOCK)]
+        totals, order = (np.concatenate(found) for found in zip(*parts, strict=True))
         origins.append((costs.T - order // count, order % count))
     grid = getattr(costs, "nodes", range(costs.T + 1))
     found = []
@@ -69,6 +67,14 @@ def best_paths(costs: Any, steps: int, count: int) -> list[tuple[float, Schedule
                 path, place = [*path, origin[path[-1], place]], way[path[-1], place]
             found.append((float(total), Schedule([grid[int(i)] for i in path[::-1]])))
     return found
+
+
+def _cheapest(jumps: np.ndarray, totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of some nodes, the cheapest ways through all others; which they are, the nearest first."""
+    # From the nearest node on, so that of equals the shortest last jump comes first.
+    bids = (jumps[:, ::-1, None] + totals[None, ::-1]).reshape(len(jumps), -1)
+    order = np.argsort(bids, axis=1, kind="stable")[:, : totals.shape[1]]
+    return np.take_along_axis(bids, order, axis=1), order
 
 
 @dataclass(frozen=True)
