@@ -8,21 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from dpdiff import archive, data
+from dpdiff import archive
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
-from dpdiff.plan import solve
-from dpdiff.sampling import sample
 from dpdiff.schedule import Schedule
 from dpdiff.trajectory.bands import Bands
 from dpdiff.trajectory.comparison import Comparison, compare
 from dpdiff.trajectory.costs import NodeCosts
 from dpdiff.trajectory.gram import jump_table
-from dpdiff.trajectory.refinement import Recommendation, fewest_steps, recommend
-from dpdiff.trajectory.residuals import measure_residuals
-from dpdiff.trajectory.variance_loss import VarianceLoss
+from dpdiff.trajectory.refinement import Recommendation, fewest_steps, recommend, resampled
+from dpdiff.trajectory.variance_loss import VarianceLoss, measure_loss
 
 KINDS = ("flow", "plain")
 FORMAT, VERSION = "dpdiff-trajectories", 1
@@ -118,13 +114,7 @@ class Trajectories:
         >>> paths.resampled(3, resamples=5).shape
         (5, 4)
         """
-        groups = len(self.grams)
-        if groups < 4:
-            raise InputError(f"a bootstrap needs four groups of noises or more, here are {groups}")
-        rng = np.random.default_rng(seed)
-        draws = rng.multinomial(groups, np.full(groups, 1 / groups), size=resamples)
-        plans = (solve(self.costs(kind, weights), steps) for weights in draws.astype(float))
-        return np.array([plan.schedule(steps).timesteps for plan in plans])
+        return resampled(self, steps, resamples, kind, seed)
 
     def variance_loss(
         self,
@@ -156,15 +146,7 @@ class Trajectories:
         -------
         VarianceLoss
         """
-        seed, model = self._held_out(seed, 3), self.denoiser
-        if images is None:
-            x0 = sample(model, self.teacher, n, seed=seed, sampler="ddim", progress=progress)
-        else:
-            images = data.check(images, model.shape, model.levels)
-            x0 = torch.from_numpy(data.scaled(images, model.levels))
-        found = measure_residuals(model, self.nodes, self.bands, x0, seed, progress)
-        rule = model.variance if rule is None else rule
-        return VarianceLoss(model, self.nodes, self.bands.sizes, found, rule)
+        return measure_loss(self, images, n, rule, self._held_out(seed, 3), progress)
 
     @property
     def teacher(self) -> Schedule:

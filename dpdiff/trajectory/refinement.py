@@ -145,3 +145,14 @@ def fewest_steps(
         middle = (low + high) // 2
         low, high = (low, middle) if share(middle) <= within else (middle, high)
     return high
+
+
+def resampled(paths: Trajectories, steps: int, resamples: int, kind: str, seed: int) -> np.ndarray:
+    """See :meth:`dpdiff.trajectory.paths.Trajectories.resampled`."""
+    groups = len(paths.grams)
+    if groups < 4:
+        raise InputError(f"a bootstrap needs four groups of noises or more, here are {groups}")
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(groups, np.full(groups, 1 / groups), size=resamples)
+    plans = (solve(paths.costs(kind, weights), steps) for weights in draws.astype(float))
+    return np.array([plan.schedule(steps).timesteps for plan in plans])

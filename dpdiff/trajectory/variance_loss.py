@@ -17,19 +17,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 
-from dpdiff import chebyshev
+from dpdiff import chebyshev, data
 from dpdiff.denoiser import Denoiser
 from dpdiff.elbo import VARIANCES
 from dpdiff.errors import InputError
 from dpdiff.plan import solve
+from dpdiff.sampling import sample
 from dpdiff.schedule import Schedule
 from dpdiff.trajectory.costs import NodeCosts
 from dpdiff.trajectory.refinement import best_paths
-from dpdiff.trajectory.residuals import Residuals
+from dpdiff.trajectory.residuals import Residuals, measure_residuals
+
+if TYPE_CHECKING:
+    from dpdiff.trajectory.paths import Trajectories
 
 ROUNDS = 40  # each a solve of milliseconds
 STARTS = 4  # of the paths found, so many are polished node by node
@@ -199,3 +204,17 @@ class VarianceLoss:
             falls = (self.sizes * self._slopes(lost + middle * move)) @ move < 0
             low, high = (middle, high) if falls else (low, middle)
         return high
+
+
+def measure_loss(
+    paths: Trajectories, images: Any, n: int, rule: str | None, seed: int, progress: bool
+) -> VarianceLoss:
+    """See :meth:`dpdiff.trajectory.paths.Trajectories.variance_loss`."""
+    model = paths.denoiser
+    if images is None:
+        x0 = sample(model, paths.teacher, n, seed=seed, sampler="ddim", progress=progress)
+    else:
+        images = data.check(images, model.shape, model.levels)
+        x0 = torch.from_numpy(data.scaled(images, model.levels))
+    found = measure_residuals(model, paths.nodes, paths.bands, x0, seed, progress)
+    return VarianceLoss(model, paths.nodes, paths.bands.sizes, found, rule or model.variance)
