@@ -110,7 +110,7 @@ class Bench:
             for kind, some in read.items()
         }
 
-    def found(self, budgets: list[int], n: int, nodes: int) -> dict[int, dpdiff.Schedule]:
+    def flow(self, budgets: list[int], n: int, nodes: int) -> dict[int, dpdiff.Schedule]:
         """Flow's schedules from so many noises and nodes."""
 
         def make() -> Table:
@@ -173,18 +173,18 @@ def free(bench: Bench, costs: dpdiff.Costs | None, budgets: list[int]) -> Table:
     return made
 
 
-def rows(found: Comparison, schedules: dict[str, dpdiff.Schedule]) -> dict[str, dict]:
+def rows(result: Comparison, schedules: dict[str, dpdiff.Schedule]) -> dict[str, dict]:
     """Numbers for one budget."""
 
-    def told(*values: float) -> list[float]:
+    def rounded(*values: float) -> list[float]:
         return [round(value, 5) for value in values]
 
     return {
         name: {
-            "mean": told(found.mean(name), found.stderr(name)),
-            "geometric_mean": told(found.geometric_mean(name))[0],
-            "over_flow": told(*found.difference(name, "flow")),
-            "ratio_to_flow": told(*found.ratio(name, "flow")),
+            "mean": rounded(result.mean(name), result.stderr(name)),
+            "geometric_mean": rounded(result.geometric_mean(name))[0],
+            "over_flow": rounded(*result.difference(name, "flow")),
+            "ratio_to_flow": rounded(*result.ratio(name, "flow")),
             "timesteps": list(schedule.timesteps),
         }
         for name, schedule in schedules.items()
@@ -193,15 +193,15 @@ def rows(found: Comparison, schedules: dict[str, dpdiff.Schedule]) -> dict[str, 
 
 def price(bench: Bench, budgets: list[int]) -> list[dict]:
     """Distances of schedules from fewer and more calls, over those from the most."""
-    most = bench.found(budgets, *PRICES[-1])
+    most = bench.flow(budgets, *PRICES[-1])
     report = []
     for n, nodes in PRICES:
-        some = bench.found(budgets, n, nodes)
+        some = bench.flow(budgets, n, nodes)
         for k in budgets:
-            found = bench.compared({"this": some[k], "most": most[k]})
-            ratio = [round(v, 5) for v in found.ratio("this", "most")]
-            means = [round(found.mean(name), 5) for name in ("this", "most")]
-            gap = [round(v, 5) for v in found.difference("this", "most")]
+            result = bench.compared({"this": some[k], "most": most[k]})
+            ratio = [round(v, 5) for v in result.ratio("this", "most")]
+            means = [round(result.mean(name), 5) for name in ("this", "most")]
+            gap = [round(v, 5) for v in result.difference("this", "most")]
             report.append(
                 {"noises": n, "nodes": nodes, "calls": n * nodes, "steps": k, "means": means,
                  "difference": gap, "ratio": ratio}
@@ -248,9 +248,9 @@ def main() -> None:
     distances = {}
     for k in options.budgets:
         schedules = {name: some[k] for name, some in table.items() if k in some}
-        found = bench.compared(schedules)
-        distances[k] = rows(found, schedules)
-        print(f"{k} steps\n{found}\n", flush=True)
+        result = bench.compared(schedules)
+        distances[k] = rows(result, schedules)
+        print(f"{k} steps\n{result}\n", flush=True)
     document = {
         "what": "distance of DDIM samples to a finer teacher's end points from the same noise",
         "model": {"name": options.name, "fingerprint": denoiser.fingerprint},

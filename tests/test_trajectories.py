@@ -80,12 +80,12 @@ def flow_weight(paths, s):
 def test_costs_are_those_of_explicit_jumps(paths, kind):
     dims = paths.ends.shape[1]
     weights = (lambda s: np.eye(dims)) if kind == "plain" else (lambda s: flow_weight(paths, s))
-    expected, found = explicit(paths, weights), paths.costs(kind).table
+    expected, result = explicit(paths, weights), paths.costs(kind).table
     far = np.tri(N + 1, k=-2, dtype=bool)
-    np.testing.assert_allclose(found[far], expected[far], rtol=1e-6, atol=1e-11)
-    assert (np.diag(found, -1)[1:] < 1e-11).all()  # a jump that the teacher makes itself
-    assert (found[np.triu_indices(N + 1)] == np.inf).all()
-    assert found[far].max() > 1e-3
+    np.testing.assert_allclose(result[far], expected[far], rtol=1e-6, atol=1e-11)
+    assert (np.diag(result, -1)[1:] < 1e-11).all()  # a jump that the teacher makes itself
+    assert (result[np.triu_indices(N + 1)] == np.inf).all()
+    assert result[far].max() > 1e-3
 
 
 def test_teacher_is_the_sampler(paths):
@@ -99,12 +99,12 @@ def test_gram_of_chunks_is_the_direct_product(monkeypatch):
     means = torch.from_numpy(rng.normal(size=(5, 30)).astype(np.float32))
     bands = bands_of(rng.normal(size=(7, 30)), 4)
     monkeypatch.setattr("dpdiff.trajectory.gram.CHUNK", 7)
-    found, exact = gram(means, bands), means.double().numpy()
-    np.testing.assert_allclose(found.sum(0), exact @ exact.T, rtol=1e-12, atol=1e-12)
+    result, exact = gram(means, bands), means.double().numpy()
+    np.testing.assert_allclose(result.sum(0), exact @ exact.T, rtol=1e-12, atol=1e-12)
     first = 0
     for b, size in enumerate(bands.sizes[1:], start=1):
         U = bands.directions[:, first : first + size]
-        np.testing.assert_allclose(found[b], exact @ U @ U.T @ exact.T, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(result[b], exact @ U @ U.T @ exact.T, rtol=1e-12, atol=1e-12)
         first += size
 
 
@@ -201,14 +201,14 @@ def test_a_model_of_gaussian_data_gives_the_closed_forms_costs():
     noise, variances = NoiseSchedule.linear(100), np.array([0.6, 0.05])
     model = gaussian_model(noise, variances)
     paths = dpdiff.trajectories(model, n=2000, nodes=100, batch_size=2000, progress=False)
-    found = solve(paths.costs("plain"), 10)
+    result = solve(paths.costs("plain"), 10)
     exact = solve(
         jump_table(gaussian_gram(noise, variances, paths.nodes), np.ones((2, 100)), noise,
                    paths.nodes), 10
     )  # fmt: skip
     # The run's own steps are first order too: its points are not quite the flow's.
-    np.testing.assert_allclose(found.totals[2:], exact.totals[2:], rtol=0.3)
-    assert np.abs(np.subtract(found.schedule(6).timesteps, exact.schedule(6).timesteps)).max() <= 5
+    np.testing.assert_allclose(result.totals[2:], exact.totals[2:], rtol=0.3)
+    assert np.abs(np.subtract(result.schedule(6).timesteps, exact.schedule(6).timesteps)).max() <= 5
 
 
 # Batches, workers, restarts
@@ -252,9 +252,9 @@ def test_workers_find_what_one_finds(count, resume, tmp_path):
     folder = tmp_path / "parts" if resume else "none"
     run(torchrun(count), [sharing.__file__, tmp_path, folder])
     for rank in range(count):
-        with np.load(tmp_path / f"{rank}.npz") as found:
-            assert (found["grams"] == alone.grams).all()
-            assert (found["ends"] == alone.ends).all()
+        with np.load(tmp_path / f"{rank}.npz") as result:
+            assert (result["grams"] == alone.grams).all()
+            assert (result["ends"] == alone.ends).all()
 
 
 def test_saved_and_read_again(paths, toy, tmp_path):
@@ -280,20 +280,20 @@ def test_memory_is_bounded_by_groups(model, paths, monkeypatch):
 def brute_force(table, steps):
     """All paths with so many jumps, cheapest first."""
     T = len(table) - 1
-    found = []
+    result = []
     for inner in combinations(range(1, T), steps - 1):
         path = (0, *inner, T)
-        found.append((sum(table[t, s] for s, t in pairwise(path)), path))
-    return sorted(found)
+        result.append((sum(table[t, s] for s, t in pairwise(path)), path))
+    return sorted(result)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 9])
 def test_best_paths_are_those_of_brute_force(steps):
     table = np.random.default_rng(steps).random((10, 10))
-    expected, found = brute_force(table, steps)[:12], best_paths(table, steps, 12)
-    assert [schedule.timesteps for _, schedule in found] == [path for _, path in expected]
-    np.testing.assert_allclose([total for total, _ in found], [total for total, _ in expected])
-    assert found[0][1] == solve(table).schedule(steps)
+    expected, result = brute_force(table, steps)[:12], best_paths(table, steps, 12)
+    assert [schedule.timesteps for _, schedule in result] == [path for _, path in expected]
+    np.testing.assert_allclose([total for total, _ in result], [total for total, _ in expected])
+    assert result[0][1] == solve(table).schedule(steps)
 
 
 def test_forbidden_jumps_make_no_paths():
@@ -336,15 +336,15 @@ def test_a_better_rival_is_recommended(paths):
 
 def test_comparison_is_of_held_out_noises(paths):
     even = Schedule.even(200, 4)
-    found = paths.compare({"even": even, "teacher": paths.teacher}, n=5, progress=False)
+    result = paths.compare({"even": even, "teacher": paths.teacher}, n=5, progress=False)
     ends, goal = (
         sample(paths.denoiser, s, 5, seed=4, sampler="ddim", progress=False).double().flatten(1)
         for s in (even, paths.teacher)
     )
-    np.testing.assert_allclose(found.distances["even"], torch.linalg.norm(ends - goal, dim=1))
-    assert found.mean("teacher") == 0
-    assert found.best == "teacher"
-    assert "even" in str(found)
+    np.testing.assert_allclose(result.distances["even"], torch.linalg.norm(ends - goal, dim=1))
+    assert result.mean("teacher") == 0
+    assert result.best == "teacher"
+    assert "even" in str(result)
     with pytest.raises(InputError, match="drew these"):
         paths.compare({"even": even}, seed=3)
 
@@ -352,22 +352,22 @@ def test_comparison_is_of_held_out_noises(paths):
 def test_paired_standard_errors():
     rng = np.random.default_rng(0)
     common, extra = rng.exponential(size=4000), rng.exponential(size=4000)
-    found = Comparison({"a": common + 0.1 * extra, "b": common}, seed=0)
-    mean, stderr = found.difference("a", "b")
+    result = Comparison({"a": common + 0.1 * extra, "b": common}, seed=0)
+    mean, stderr = result.difference("a", "b")
     assert abs(mean - 0.1) < 4 * stderr
     np.testing.assert_allclose(stderr, 0.1 / np.sqrt(4000), rtol=0.1)
-    assert found.stderr("a") > 5 * stderr
+    assert result.stderr("a") > 5 * stderr
 
 
 def test_bootstrap_gives_other_schedules(paths):
-    found = paths.resampled(4, resamples=30)
-    assert found.shape == (30, 5)
-    assert (found[:, 0] == 0).all()
-    assert (found[:, -1] == 200).all()
-    assert (np.diff(found) > 0).all()
+    result = paths.resampled(4, resamples=30)
+    assert result.shape == (30, 5)
+    assert (result[:, 0] == 0).all()
+    assert (result[:, -1] == 200).all()
+    assert (np.diff(result) > 0).all()
     whole = paths.costs(weights=np.full(9, 2.0)).table[5, 3]
     np.testing.assert_allclose(whole, 2 * paths.costs().table[5, 3])
-    assert (paths.resampled(4, resamples=30) == found).all()
+    assert (paths.resampled(4, resamples=30) == result).all()
 
 
 def test_fewest_steps_is_the_first_that_is_near_enough(model):
@@ -452,7 +452,7 @@ def test_greedy_nearest_states_are_not_the_best_path():
 
 def test_gits_follows_its_formula(model):
     """Its recursion against all paths, its costs against single jumps."""
-    found = rivals.gits(model, [1, 3], 2, seed=0)
+    result = rivals.gits(model, [1, 3], 2, seed=0)
     nodes = np.array(strides.karras(model.noise, 60).timesteps)
     costs = rivals.euler_distances(model, nodes, 2, seed=0)
 
@@ -461,8 +461,8 @@ def test_gits_follows_its_formula(model):
         return sum(1.15**i * costs[t, s] for i, (s, t) in enumerate(jumps))
 
     best = min(((0, a, b, 60) for a, b in combinations(range(1, 60), 2)), key=total)
-    assert found[3] == Schedule(nodes[list(best)])
-    assert found[1].timesteps == (0, 200)
+    assert result[3] == Schedule(nodes[list(best)])
+    assert result[1].timesteps == (0, 200)
     plain = dpdiff.trajectories(model, n=2, nodes=nodes, progress=False).costs("plain").table
     f = model.noise.f[nodes]
     below = np.tri(61, k=-1, dtype=bool)

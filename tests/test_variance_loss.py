@@ -26,9 +26,9 @@ def residual(t):
 def exact_loss(nodes, rule):
     errors = residual(nodes)
     errors[0] = 0
-    found = Residuals(VARIANCES, errors.T, errors.mean(1), None)
+    result = Residuals(VARIANCES, errors.T, errors.mean(1), None)
     model = gaussian_model(NOISE, VARIANCES)
-    return VarianceLoss(model, nodes, np.ones(3, int), found, rule)
+    return VarianceLoss(model, nodes, np.ones(3, int), result, rule)
 
 
 def sampled_variances(schedule, rule):
@@ -70,24 +70,24 @@ def test_best_is_that_of_brute_force(rule, steps):
         Schedule([0, *inner, 1000]) for inner in combinations(nodes[1:-1].tolist(), steps - 1)
     ]
     distances = [loss.distance(schedule) for schedule in everything]
-    found = loss.best(steps)
-    assert found.distance <= min(distances) * (1 + 1e-9)
-    assert found.schedule == everything[int(np.argmin(distances))]
-    assert found.bound <= found.distance * (1 + 1e-9)
-    assert found.schedule.steps == steps
-    np.testing.assert_allclose(loss.distance(found.schedule), found.distance)
+    result = loss.best(steps)
+    assert result.distance <= min(distances) * (1 + 1e-9)
+    assert result.schedule == everything[int(np.argmin(distances))]
+    assert result.bound <= result.distance * (1 + 1e-9)
+    assert result.schedule.steps == steps
+    np.testing.assert_allclose(loss.distance(result.schedule), result.distance)
 
 
 @pytest.mark.parametrize("steps", [4, 8, 16])
 def test_it_beats_the_strides(steps):
     nodes = np.r_[0, np.arange(1, 1001, 9)]
     for rule in ("small", "optimal"):
-        loss, found = exact_loss(nodes, rule), exact_loss(nodes, rule).best(steps)
-        gap = 1 - found.bound / found.distance
+        loss, result = exact_loss(nodes, rule), exact_loss(nodes, rule).best(steps)
+        gap = 1 - result.bound / result.distance
         assert gap < 0.05
         for stride in (Schedule.even(1000, steps), Schedule.quadratic(1000, steps)):
             near = nodes[[abs(nodes - t).argmin() for t in stride.timesteps]]
-            assert found.distance < loss.distance(Schedule(near))
+            assert result.distance < loss.distance(Schedule(near))
 
 
 def test_measured_on_a_model_of_gaussian_data():
@@ -102,8 +102,8 @@ def test_measured_on_a_model_of_gaussian_data():
         order = order[loss.sizes[order] > 0]
         np.testing.assert_allclose(loss.residuals.errors[order, 1:], expected, rtol=0.15)
         best = exact_loss(paths.nodes, "small").best(6)
-        found = loss.best(6)
-        exact = exact_loss(paths.nodes, "small").distance(found.schedule)
+        result = loss.best(6)
+        exact = exact_loss(paths.nodes, "small").distance(result.schedule)
         assert exact < 1.03 * best.distance
 
 
@@ -115,9 +115,9 @@ def test_learned_variance_between_its_ends(toy):
         from dpdiff.trajectory.residuals import _growth
 
         growth = np.array([np.ones(24), *(_growth(toy, t, np.array([v])) for t in nodes[1:])])
-        found = Residuals(np.array([0.3]), errors, errors[0], growth)
+        result = Residuals(np.array([0.3]), errors, errors[0], growth)
         learned, fixed = (
-            VarianceLoss(toy, nodes, np.array([16]), found, r) for r in ("learned_range", rule)
+            VarianceLoss(toy, nodes, np.array([16]), result, r) for r in ("learned_range", rule)
         )
         np.testing.assert_allclose(learned.losses, fixed.losses, rtol=1e-6, atol=1e-9)
 
@@ -125,8 +125,8 @@ def test_learned_variance_between_its_ends(toy):
 def test_every_rule_on_a_network(toy):
     paths = dpdiff.trajectories(toy, n=4, nodes=16, progress=False)
     for rule in ("small", "large", "learned_range", "optimal"):
-        found = paths.variance_loss(n=6, rule=rule, progress=False).best(4)
-        assert found.schedule.steps == 4
-        assert 0 <= found.bound <= found.distance * (1 + 1e-9)
+        result = paths.variance_loss(n=6, rule=rule, progress=False).best(4)
+        assert result.schedule.steps == 4
+        assert 0 <= result.bound <= result.distance * (1 + 1e-9)
     with pytest.raises(InputError, match="variance rule"):
         paths.variance_loss(n=6, rule="medium", progress=False)

@@ -72,8 +72,8 @@ class Collection:
             with workers.named():
                 ends = self._run(parts, own, workers, progress)
             gathered = dict(piece for share in workers.gather(ends) for piece in share)
-            found = workers.first and self._bands(gathered)
-            ends, bands = workers.broadcast(found)
+            first = workers.first and self._bands(gathered)
+            ends, bands = workers.broadcast(first)
             grams = [(rows[0], self._grams(parts, rows, bands)) for rows in own]
             gathered = dict(piece for share in workers.gather(grams) for piece in share)
             ordered = workers.first and np.concatenate([gathered[k] for k in sorted(gathered)])

@@ -28,10 +28,10 @@ class Comparison:
     Examples
     --------
     >>> both = {"even": np.array([2.0, 8.0]), "flow": np.array([2.0, 4.0])}
-    >>> found = Comparison(both, seed=1)
-    >>> found.mean("even"), round(found.geometric_mean("even"), 6)
+    >>> result = Comparison(both, seed=1)
+    >>> result.mean("even"), round(result.geometric_mean("even"), 6)
     (5.0, 4.0)
-    >>> found.difference("flow", "even")
+    >>> result.difference("flow", "even")
     (-2.0, 2.0)
     """
 

@@ -34,8 +34,8 @@ class NodeCosts(Table):
     def total(self, schedule: Schedule) -> float:
         """The cost of a schedule all of whose timesteps are nodes."""
         places = np.searchsorted(self.nodes, schedule.timesteps)
-        found = self.nodes[np.minimum(places, self.T)]
-        if (found != schedule.timesteps).any():
+        nearest = self.nodes[np.minimum(places, self.T)]
+        if (nearest != schedule.timesteps).any():
             missing = sorted(set(schedule.timesteps) - set(self.nodes.tolist()))
             raise InputError(
                 f"timesteps {missing} are no nodes of these costs: give trajectories() nodes that "

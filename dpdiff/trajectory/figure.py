@@ -32,8 +32,8 @@ def plot_distances(comparisons: Mapping[int, Comparison], *, ax: Axes | None = N
     Examples
     --------
     >>> import numpy as np
-    >>> found = Comparison({"even": np.array([2.0, 3.0]), "flow": np.array([1.0, 2.0])}, seed=1)
-    >>> plot_distances({4: found}).get_ylabel()
+    >>> result = Comparison({"even": np.array([2.0, 3.0]), "flow": np.array([1.0, 2.0])}, seed=1)
+    >>> plot_distances({4: result}).get_ylabel()
     'distance to the teacher'
     """
     ax = ax or plt.subplots(figsize=(6.4, 3.8))[1]

@@ -56,17 +56,17 @@ def best_paths(costs: Any, steps: int, count: int) -> list[tuple[float, Schedule
     origins = []
     for _ in range(steps):
         parts = [_cheapest(jumps[i : i + dp.BLOCK], totals) for i in range(0, len(jumps), dp.BLOCK)]
-        totals, order = (np.concatenate(found) for found in zip(*parts, strict=True))
+        totals, order = (np.concatenate(piece) for piece in zip(*parts, strict=True))
         origins.append((costs.T - order // count, order % count))
     grid = getattr(costs, "nodes", range(costs.T + 1))
-    found = []
+    best = []
     for rank, total in enumerate(totals[-1]):
         if total < np.inf:
             path, place = [costs.T], rank
             for origin, way in reversed(origins):
                 path, place = [*path, origin[path[-1], place]], way[path[-1], place]
-            found.append((float(total), Schedule([grid[int(i)] for i in path[::-1]])))
-    return found
+            best.append((float(total), Schedule([grid[int(i)] for i in path[::-1]])))
+    return best
 
 
 def _cheapest(jumps: np.ndarray, totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -113,9 +113,9 @@ def recommend(
         )
     if rivals is None:
         rivals = strides.usual(paths.denoiser.noise, steps, paths.spread**2 / paths.ends.shape[1])
-    found = best_paths(paths.costs(), steps, candidates)
-    names = ["flow", *(f"flow {i}" for i in range(2, len(found) + 1))]
-    everything = {name: path for name, (_, path) in zip(names, found, strict=True)}
+    best = best_paths(paths.costs(), steps, candidates)
+    names = ["flow", *(f"flow {i}" for i in range(2, len(best) + 1))]
+    everything = {name: path for name, (_, path) in zip(names, best, strict=True)}
     everything |= {name: rival for name, rival in rivals.items() if name not in everything}
     comparison = paths.compare(everything, n, seed=seed, progress=progress)
     name = comparison.best
@@ -132,8 +132,8 @@ def fewest_steps(
 
     def share(steps: int) -> float:
         schedules = {"flow": plan.schedule(steps)}
-        found = paths.compare(schedules, n, seed=seed, progress=progress)
-        return found.mean("flow") / paths.spread
+        best = paths.compare(schedules, n, seed=seed, progress=progress)
+        return best.mean("flow") / paths.spread
 
     if not share(most) <= within:
         raise InputError(

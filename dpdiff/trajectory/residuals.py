@@ -61,19 +61,19 @@ def measure_residuals(
     Residuals
     """
     flat = x0.double().flatten(1).cpu().numpy()
-    spared, found, growth = sparing(denoiser), [], []
+    careful, squares, growth = sparing(denoiser), [], []
     for t in tqdm(nodes[1:].tolist(), desc="residuals", disable=not progress):
         errors, outputs = [], []
         for rows in cut(np.arange(len(x0)), BATCH):
             noise = torch.from_numpy(draws.gaussian(seed, t, rows, denoiser.shape))
             batch = batches.Batch(np.full(len(rows), t), x0[rows].double(), noise)
-            clean, mean, v = batches.predict(spared, batch)
+            clean, mean, v = batches.predict(careful, batch)
             errors.append((clean - mean).flatten(1).cpu().numpy())
             if v is not None:
                 outputs.append(v.flatten().cpu().numpy())
-        found.append(bands.of(np.concatenate(errors)))
+        squares.append(bands.of(np.concatenate(errors)))
         growth.append(_growth(denoiser, t, np.concatenate(outputs)) if outputs else [])
-    errors = np.array([np.zeros_like(found[0]), *found]).T
+    errors = np.array([np.zeros_like(squares[0]), *squares]).T
     variances = bands.of(flat - flat.mean(0)) * len(flat) / (len(flat) - 1)
     known = np.array([np.ones(NODES), *growth]) if growth[0] != [] else None
     return Residuals(variances, errors, bands.sizes @ errors / bands.sizes.sum(), known)

@@ -37,7 +37,7 @@ def gits(denoiser: Denoiser, budgets: list[int], n: int, seed: int) -> dict[int,
     costs = euler_distances(denoiser, nodes, n, seed)
     N = len(nodes) - 1
     best, origins = np.where(np.arange(N + 1) == 0, 0.0, np.inf), []
-    found = {}
+    schedules = {}
     for k in range(1, max(budgets) + 1):
         bids = costs + GITS_FACTOR * best
         origins.append(bids.argmin(1))
@@ -46,8 +46,8 @@ def gits(denoiser: Denoiser, budgets: list[int], n: int, seed: int) -> dict[int,
             path = [N]
             for origin in reversed(origins):
                 path.append(int(origin[path[-1]]))
-            found[k] = Schedule(nodes[path[::-1]])
-    return found
+            schedules[k] = Schedule(nodes[path[::-1]])
+    return schedules
 
 
 def euler_distances(denoiser: Denoiser, nodes: np.ndarray, n: int, seed: int) -> np.ndarray:
@@ -90,7 +90,7 @@ def optimal_stepsize(
     N, x = len(nodes) - 1, start(denoiser, seed, np.arange(n))
     teacher = states(denoiser, nodes, x, predictions(denoiser, nodes, x))
     reached: dict[int, torch.Tensor] = {N: x}
-    origins, found = [], {}
+    origins, schedules = [], {}
     for k in range(1, max(budgets) + 1):
         nearest = torch.full((N + 1, n), torch.inf, dtype=torch.float64)
         origin, coming = np.zeros((N + 1, n), int), {}
@@ -107,8 +107,8 @@ def optimal_stepsize(
         origins.append(origin)
         reached = {j: z for j, z in coming.items() if j > 0}
         if k in budgets:
-            found[k] = Schedule(nodes[_median_path(origins, n)])
-    return found
+            schedules[k] = Schedule(nodes[_median_path(origins, n)])
+    return schedules
 
 
 def _median_path(origins: list[np.ndarray], n: int) -> np.ndarray:

@@ -84,6 +84,6 @@ def trajectories(
         )
     grid = chosen_nodes(denoiser.noise, nodes)
     job = Collection(denoiser, grid, n, seed, batch_size, bands)
-    ends, found, grams = job.collect(resume, workers, progress)
+    ends, groups, grams = job.collect(resume, workers, progress)
     about = {name: job.identity()[name] for name in ("model", "n", "seed", "precision")}
-    return Trajectories(denoiser, grid, ends, found, grams, about | {"dpdiff": __version__})
+    return Trajectories(denoiser, grid, ends, groups, grams, about | {"dpdiff": __version__})

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from dpdiff.trajectory.paths import Trajectories
 
 ROUNDS = 40  # each a solve of milliseconds
-STARTS = 4  # of the paths found, so many are polished node by node
+STARTS = 4  # of the paths seen, so many are polished node by node
 NEAR = 1e-4  # share of λ that must be left: beyond it the distance goes on as a straight line
 
 
@@ -79,8 +79,8 @@ class VarianceLoss:
     @cached_property
     def variances(self) -> np.ndarray:
         """λ of every band; nowhere 0."""
-        found = self.residuals.variances
-        return np.maximum(found, 1e-6 * found.max())
+        measured = self.residuals.variances
+        return np.maximum(measured, 1e-6 * measured.max())
 
     @cached_property
     def losses(self) -> np.ndarray:
@@ -216,5 +216,5 @@ def measure_loss(
     else:
         images = data.check(images, model.shape, model.levels)
         x0 = torch.from_numpy(data.scaled(images, model.levels))
-    found = measure_residuals(model, paths.nodes, paths.bands, x0, seed, progress)
-    return VarianceLoss(model, paths.nodes, paths.bands.sizes, found, rule or model.variance)
+    measured = measure_residuals(model, paths.nodes, paths.bands, x0, seed, progress)
+    return VarianceLoss(model, paths.nodes, paths.bands.sizes, measured, rule or model.variance)
