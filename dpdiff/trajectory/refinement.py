@@ -85,7 +85,8 @@ class Recommendation:
     ----------
     schedule : Schedule
     name : str
-        ``flow`` is the cheapest path, ``flow 2``, ``flow 3`` … the next ones; others are rivals.
+        ``flow`` is the cheapest path, ``flow 2``, ``flow 3`` … the next ones;
+        ``plain`` is the other cost's optimum, and the rest are rivals.
     comparison : Comparison
         Of all candidates, on the noises that chose.
     """
@@ -116,6 +117,9 @@ def recommend(
     best = best_paths(paths.costs(), steps, candidates)
     names = ["flow", *(f"flow {i}" for i in range(2, len(best) + 1))]
     everything = {name: path for name, (_, path) in zip(names, best, strict=True)}
+    everything["plain"] = solve(paths.costs("plain"), steps).schedule(
+        steps
+    )  # at times it is nearer
     everything |= {name: rival for name, rival in rivals.items() if name not in everything}
     comparison = paths.compare(everything, n, seed=seed, progress=progress)
     name = comparison.best
