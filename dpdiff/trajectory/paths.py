@@ -207,8 +207,8 @@ class Trajectories:
     ) -> Recommendation:
         """A schedule that is no worse than any rival, by its samples from held-out noises.
 
-        The flow cost's best paths, the plain cost's one and the rivals all draw from the same noises, and the one that
-        is nearest to the teacher on average is taken.
+        The flow cost's best paths, the plain cost's one and the rivals all draw from the same
+        noises, and the one that is nearest to the teacher on average is taken.
 
         Parameters
         ----------
