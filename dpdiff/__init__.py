@@ -34,6 +34,7 @@ _HOMES = {
     "sample": "dpdiff.sampling",
     "solve": "dpdiff.solvers.plan",
     "train": "dpdiff.training.trainer",
+    "trajectories": "dpdiff.trajectory.run",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -31,9 +31,19 @@ PACKAGE = Path(__file__).resolve().parent.parent / "dpdiff"
 
 #: From the ground up. A room imports rooms that stand before it, and nothing else.
 ROOMS = [
-    *("version", "errors", "runtime", "noise", "elbo", "schedule", "solvers", "variance", "data"),
-    *("denoiser", "noising", "costs", "sampling", "evaluation", "models", "quality", "training"),
-    *("plotting", "integrations", "teaching", "cli", "__main__"),
+    *(
+        "version",
+        "errors",
+        "runtime",
+        "noise",
+        "elbo",
+        "schedule",
+        "strides",
+        "solvers",
+        "variance",
+    ),
+    *("data", "denoiser", "noising", "costs", "sampling", "evaluation", "models", "quality"),
+    *("training", "plotting", "trajectory", "integrations", "teaching", "cli", "__main__"),
 ]
 
 

@@ -68,6 +68,11 @@ class Costs:
         return self.noise.T
 
     @property
+    def nodes(self) -> None:
+        """Measured costs are over all timesteps."""
+        return None
+
+    @property
     def dims(self) -> int:
         """D, the number of dimensions of one example."""
         return int(np.prod(self.shape))

@@ -141,6 +141,12 @@ class Checkpoints:
             raise InputError(f"cannot read {error.filename}: {error.strerror}") from error
         return {header["first"]: statistics for header, statistics in filter(None, found)}
 
+    def read(self, first: int) -> Statistics | None:
+        """The block that begins there, or None if it is missing or damaged."""
+        path = self.folder / f"t{first:06d}.part"
+        whole = self._read(path) if path.exists() else None
+        return whole and whole[1]
+
     def _read(self, path: Path) -> tuple[dict[str, Any], Statistics] | None:
         digest, _, content = path.read_bytes().partition(b"\n")
         if digest.decode("latin-1") != hashlib.sha256(content).hexdigest():

@@ -46,6 +46,8 @@ class Constrained:
     (0, 2, 3)
     """
 
+    nodes = None
+
     def __init__(
         self,
         costs: Any,
@@ -58,6 +60,11 @@ class Constrained:
     ) -> None:
         self._costs = as_costs(costs)
         self.T, self.unit = self._costs.T, self._costs.unit
+        if self._costs.nodes is not None:
+            raise InputError(
+                "these costs know some timesteps only, and constraints speak of all: give "
+                "trajectories() a list of nodes without the forbidden timesteps"
+            )
         t = np.arange(self.T + 1)
         must, never, start = (self._nodes(nodes) for nodes in (require, forbid, prefix))
         if start[:1] != [0] or (np.diff(start) <= 0).any():

@@ -93,7 +93,8 @@ class Plan:
     Attributes
     ----------
     T : int
-        The length of the training grid.
+        The length of the costs' grid: the training grid, or the number of nodes of costs that
+        know some timesteps only and list them in ``nodes``. Schedules are timesteps always.
     max_steps : int
         The largest budget solved for.
     method : str
@@ -147,7 +148,10 @@ class Plan:
                 raise InputError(f"the number of steps lies in 1…{self.max_steps}, got {steps}")
             if not self.totals[steps] < np.inf:
                 raise InputError(f"no schedule has {steps} steps: every such path is forbidden")
-        return [Schedule(tuple(nodes)) for nodes in self._solver.paths(checked)]
+        paths = self._solver.paths(checked)
+        if self._costs.nodes is None:
+            return [Schedule(tuple(nodes)) for nodes in paths]
+        return [Schedule(tuple(self._costs.nodes[path])) for path in paths]
 
     def fewest_steps(self, within: float = 0.1) -> int:
         """The smallest budget whose cost is close to the best of all budgets.

@@ -70,6 +70,11 @@ class Lines(NamedTuple):
         """Lines say nothing of their unit."""
         return PLAIN
 
+    @property
+    def nodes(self) -> None:
+        """Lines are over all timesteps."""
+        return None
+
     def lines(self) -> Lines:
         """The lines, as all costs that have them are asked for them."""
         return self
@@ -101,10 +106,15 @@ class JumpCosts(Protocol):
         The last node.
     unit : Unit
         How totals are shown.
+    nodes : ndarray of int or None
+        The timesteps that 0 … T stand for, where costs know some of a model's timesteps only.
     """
 
     @property
     def T(self) -> int: ...
+
+    @property
+    def nodes(self) -> np.ndarray | None: ...
 
     @property
     def unit(self) -> Unit: ...
@@ -149,6 +159,7 @@ class Table:
     """
 
     unit = PLAIN
+    nodes: np.ndarray | None = None
 
     def __init__(self, table: Any) -> None:
         try:

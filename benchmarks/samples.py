@@ -1,0 +1,271 @@
+"""How near few-step samples are to the many-step sampler's, schedule by schedule.
+
+For every number of steps, DDIM draws from the same held-out noises under each schedule, and the
+distances to the end points of a finer teacher go to ``results/samples_<name>.json``: mean,
+standard error, geometric mean, and the paired difference from ``flow`` with its standard error.
+
+- ``flow`` and ``plain`` come from ``--calls`` noises on ``max(64, 4 K)`` nodes; ``guard`` is what
+  ``recommend`` takes, chosen on noises of its own;
+- ``GITS`` and ``Optimal Stepsize`` are written anew from their formulas; their network calls are
+  noted beside ours;
+- ``ELBO``, ``weighted`` and ``entropy`` need measured costs: the bundled ones, or ``--costs``.
+
+``price`` holds the same distance for schedules from fewer and from more network calls. Every
+sampler's end points are kept in ``results/samples_<name>.parts`` until all is done, so a run that
+was stopped goes on. Seeds: 0 for trajectories, 2 for the guard, 100 for what is reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from shutil import rmtree
+from time import process_time
+
+import numpy as np
+import torch
+from cases import machine
+
+import dpdiff
+from dpdiff import strides
+from dpdiff.runtime.files import replacing
+from dpdiff.training.recipes import RECIPES, build_network
+from dpdiff.trajectory import rivals
+from dpdiff.trajectory.comparison import Comparison
+from dpdiff.trajectory.nodes import node_grid
+
+RESULTS = Path(__file__).parent / "results"
+BUDGETS = (4, 5, 6, 8, 10, 12, 16, 24, 32)
+PRICES = ((4, 32), (8, 32), (16, 32), (32, 32), (8, 64), (16, 64), (32, 64), (64, 128))
+SEED, HELD_OUT = 0, 100
+
+Table = dict[str, dict[int, dpdiff.Schedule]]
+
+
+def load(model: str, recipe: str) -> dpdiff.Denoiser:
+    """A bundled model, a folder, or the averaged network of a training checkpoint."""
+    if Path(model).suffix != ".pt":
+        return dpdiff.load(model)
+    known, saved = RECIPES[recipe], torch.load(model, weights_only=False)
+    network = build_network(known)
+    network.load_state_dict(saved["average"])
+    linear = getattr(known, "grid", "cosine") == "linear"
+    noise = (
+        dpdiff.NoiseSchedule.linear(known.T)
+        if linear
+        else dpdiff.NoiseSchedule.cosine(known.T, known.first_beta)
+    )
+    variance = getattr(known, "variance", "learned_range")
+    return dpdiff.Denoiser(
+        network, noise, known.predicts, variance, shape=known.shape, levels=known.levels
+    )
+
+
+class Bench:
+    """A model, its held-out noises, and the samplers' end points on disk."""
+
+    def __init__(self, denoiser: dpdiff.Denoiser, options: argparse.Namespace) -> None:
+        self.denoiser, self.options = denoiser, options
+        self.folder = RESULTS / f"samples_{options.name}.parts"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        T = denoiser.noise.T
+        self.teacher = dpdiff.Schedule(node_grid(denoiser.noise, min(options.teacher, T)))
+        self.goal = self.ends(self.teacher)
+
+    def ends(self, schedule: dpdiff.Schedule) -> np.ndarray:
+        """End points of a schedule's samples, from disk if they are there."""
+        job = (self.denoiser.fingerprint, schedule.timesteps, self.options.n)
+        path = self.folder / (hashlib.sha256(repr(job).encode()).hexdigest()[:20] + ".npy")
+        if not path.exists():
+            drawn = dpdiff.sample(
+                self.denoiser, schedule, self.options.n, seed=HELD_OUT, sampler="ddim",
+                batch_size=64, progress=False,
+            )  # fmt: skip
+            with replacing(path) as file:
+                np.save(file, drawn.flatten(1).numpy())
+        return np.load(path)
+
+    def compared(self, schedules: dict[str, dpdiff.Schedule]) -> Comparison:
+        """Distances to the teacher's end points."""
+        goal = self.goal.astype(np.float64)
+        distances = {k: np.linalg.norm(self.ends(s) - goal, axis=1) for k, s in schedules.items()}
+        return Comparison(distances, HELD_OUT)
+
+    def kept(self, name: str, make: Callable[[], Table]) -> Table:
+        """Schedules that take network calls to find, from disk if they are there."""
+        path = self.folder / f"{name}.json"
+        if not path.exists():
+            made = {
+                kind: {k: schedule.timesteps for k, schedule in some.items()}
+                for kind, some in make().items()
+            }
+            with replacing(path) as file:
+                file.write(json.dumps(made).encode())
+        read = json.loads(path.read_text())
+        return {
+            kind: {int(k): dpdiff.Schedule(nodes) for k, nodes in some.items()}
+            for kind, some in read.items()
+        }
+
+    def flow(self, budgets: list[int], n: int, nodes: int) -> dict[int, dpdiff.Schedule]:
+        """Flow's schedules from so many noises and nodes."""
+
+        def make() -> Table:
+            paths = dpdiff.trajectories(self.denoiser, n, nodes, seed=SEED, progress=False)
+            plan = dpdiff.solve(paths.costs(), max(budgets))
+            return {"flow": dict(zip(budgets, plan.schedules(budgets), strict=True))}
+
+        return self.kept(f"flow_{n}_{nodes}", make)["flow"]
+
+
+def ours(bench: Bench, budgets: list[int]) -> Table:
+    """Flow, plain and guarded schedules, each from nodes enough for its budget."""
+    options, made = bench.options, {"flow": {}, "plain": {}, "guard": {}}
+    for nodes in sorted({max(64, 4 * k) for k in budgets}):
+        own = [k for k in budgets if max(64, 4 * k) == nodes]
+        folder = bench.folder / f"trajectories_{nodes}"
+        paths = dpdiff.trajectories(
+            bench.denoiser, options.calls, nodes, seed=SEED, resume=folder, progress=False
+        )
+        plans = {kind: dpdiff.solve(paths.costs(kind), max(own)) for kind in ("flow", "plain")}
+        for k in own:
+            for kind, plan in plans.items():
+                made[kind][k] = plan.schedule(k)
+            made["guard"][k] = paths.recommend(k, n=options.guard, progress=False).schedule
+    return made
+
+
+def theirs(bench: Bench, budgets: list[int]) -> Table:
+    """The two published ways, with as many noises as fit into ours' network calls, or one."""
+    options = bench.options
+    calls = 64 * options.calls
+    greedy = [k for k in budgets if k <= options.greedy]
+    return {
+        "GITS": rivals.gits(bench.denoiser, budgets, max(1, calls // rivals.GITS_NODES), SEED),
+        "Optimal Stepsize": rivals.optimal_stepsize(
+            bench.denoiser, greedy, node_grid(bench.denoiser.noise, 64), options.greedy_noises, SEED
+        ),
+    }
+
+
+def free(bench: Bench, costs: dpdiff.Costs | None, budgets: list[int]) -> Table:
+    """Strides, and what measured likelihood costs say."""
+    noise = bench.denoiser.noise
+    centred = bench.goal - bench.goal.mean(0, dtype=np.float64)
+    made: Table = {}
+    plans = {}
+    if costs is not None:
+        smooth = costs.smoothed()
+        plans = {
+            "ELBO": dpdiff.solve(smooth, max(budgets)),
+            "weighted": dpdiff.solve(smooth.weighted(), max(budgets)),
+        }
+    for k in budgets:
+        some = strides.usual(noise, k, float(np.square(centred).mean()))
+        some |= {name: plan.schedule(k) for name, plan in plans.items()}
+        if costs is not None:
+            some["entropy"] = strides.entropy(noise, k, smooth.mse)
+        for name, schedule in some.items():
+            made.setdefault(name, {})[k] = schedule
+    return made
+
+
+def rows(result: Comparison, schedules: dict[str, dpdiff.Schedule]) -> dict[str, dict]:
+    """Numbers for one budget."""
+
+    def rounded(*values: float) -> list[float]:
+        return [round(value, 5) for value in values]
+
+    return {
+        name: {
+            "mean": rounded(result.mean(name), result.stderr(name)),
+            "geometric_mean": rounded(result.geometric_mean(name))[0],
+            "over_flow": rounded(*result.difference(name, "flow")),
+            "ratio_to_flow": rounded(*result.ratio(name, "flow")),
+            "timesteps": list(schedule.timesteps),
+        }
+        for name, schedule in schedules.items()
+    }
+
+
+def price(bench: Bench, budgets: list[int]) -> list[dict]:
+    """Distances of schedules from fewer and more calls, over those from the most."""
+    most = bench.flow(budgets, *PRICES[-1])
+    report = []
+    for n, nodes in PRICES:
+        some = bench.flow(budgets, n, nodes)
+        for k in budgets:
+            result = bench.compared({"this": some[k], "most": most[k]})
+            ratio = [round(v, 5) for v in result.ratio("this", "most")]
+            means = [round(result.mean(name), 5) for name in ("this", "most")]
+            gap = [round(v, 5) for v in result.difference("this", "most")]
+            report.append(
+                {"noises": n, "nodes": nodes, "calls": n * nodes, "steps": k, "means": means,
+                 "difference": gap, "ratio": ratio}
+            )  # fmt: skip
+            print(f"price {n * nodes:5} calls, {k:2} steps: {ratio[0]:.3f} ± {ratio[1]:.3f}")
+    return report
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="digits", help="a name, a folder or training.pt")
+    parser.add_argument("--recipe", default="fashion-linear", help="of a training.pt")
+    parser.add_argument("--costs", help="measured costs of a model that is not bundled")
+    parser.add_argument("--name", help="of the results; by default the model's")
+    parser.add_argument("--budgets", type=int, nargs="+", default=list(BUDGETS))
+    parser.add_argument("--price", type=int, nargs="*", default=[4, 8, 12], help="steps")
+    parser.add_argument("--n", type=int, default=512, help="held-out noises")
+    parser.add_argument("--calls", type=int, default=32, help="noises for our trajectories")
+    parser.add_argument("--guard", type=int, default=64, help="noises for the guard")
+    parser.add_argument("--teacher", type=int, default=256, help="steps of the teacher")
+    parser.add_argument("--greedy", type=int, default=32, help="Optimal Stepsize's largest K")
+    parser.add_argument("--greedy-noises", type=int, default=8)
+    options = parser.parse_args()
+    options.name = options.name or Path(options.model).stem
+    return options
+
+
+def main() -> None:
+    """Draw, compare and write the table."""
+    torch.set_num_threads(1)
+    options, begun = parsed(), process_time()
+    denoiser = load(options.model, options.recipe)
+    costs = None
+    if options.costs or options.model in ("digits", "fashion"):
+        costs = dpdiff.Costs.load(options.costs) if options.costs else dpdiff.load_costs(
+            options.model
+        )  # fmt: skip
+        costs.check_model(denoiser.fingerprint)
+    bench = Bench(denoiser, options)
+    table = free(bench, costs, options.budgets)
+    table |= bench.kept(f"ours_{options.calls}", lambda: ours(bench, options.budgets))
+    table |= bench.kept(f"theirs_{options.greedy}", lambda: theirs(bench, options.budgets))
+    distances = {}
+    for k in options.budgets:
+        schedules = {name: some[k] for name, some in table.items() if k in some}
+        result = bench.compared(schedules)
+        distances[k] = rows(result, schedules)
+        print(f"{k} steps\n{result}\n", flush=True)
+    document = {
+        "what": "distance of DDIM samples to a finer teacher's end points from the same noise",
+        "model": {"name": options.name, "fingerprint": denoiser.fingerprint},
+        "settings": {k: v for k, v in vars(options).items() if k not in ("model", "costs")},
+        "seeds": {"trajectories": SEED, "guard": SEED + 2, "held out": HELD_OUT},
+        "dpdiff": dpdiff.__version__,
+        "machine": machine(),
+        "distances": distances,
+        "price": price(bench, options.price) if options.price else [],
+        "processor_seconds_of_last_run": round(process_time() - begun),
+    }
+    with replacing(RESULTS / f"samples_{options.name}.json") as file:
+        file.write((json.dumps(document, indent=1) + "\n").encode())
+    rmtree(bench.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Strides that need no measurement, or only m(t): what other schedules are compared with."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dpdiff.errors import InputError
+from dpdiff.noise import NoiseSchedule
+from dpdiff.schedule import Schedule
+from dpdiff.trajectory.nodes import LOWEST, spread_out
+
+
+def log_snr(noise: NoiseSchedule, steps: int) -> Schedule:
+    """Even in log SNR, from t = 1 to T (Lu et al., DPM-Solver, 2022).
+
+    This and the next two count log SNR from -10 upwards: what lies below is one step.
+
+    Examples
+    --------
+    >>> log_snr(NoiseSchedule.linear(1000), 5).timesteps
+    (0, 1, 31, 297, 717, 1000)
+    """
+    return _along(noise, steps, np.log(_sigmas(noise)), first=1)
+
+
+def karras(noise: NoiseSchedule, steps: int, rho: float = 7.0) -> Schedule:
+    """Even in ``σ^(1/ρ)``, σ = g/f, from t = 1 to T (Karras et al. 2022, eq. 5).
+
+    Examples
+    --------
+    >>> karras(NoiseSchedule.linear(1000), 5).timesteps
+    (0, 1, 138, 586, 838, 1000)
+    """
+    return _along(noise, steps, _sigmas(noise) ** (1 / rho), first=1)
+
+
+def arctan(noise: NoiseSchedule, steps: int, variance: float) -> Schedule:
+    """Even in ``arctan(σ/√λ)``: DDIM's best stride for Gaussian data with one variance λ.
+
+    There ``x/f`` runs along ``√(λ + σ²)``, so that a step of h misses by ``½ h² λ/(λ + σ²)^(3/2)``,
+    of which ``√λ/√(λ + σ²)`` reaches the end. The sum of ``h² λ^(3/2)/(λ + σ²)²`` is least when
+    the steps' density is the root of that: ``1/(λ + σ²)``.
+
+    Parameters
+    ----------
+    noise : NoiseSchedule
+    steps : int
+        K.
+    variance : float
+        λ, the data's variance in each dimension.
+
+    Examples
+    --------
+    >>> arctan(NoiseSchedule.linear(1000), 4, variance=0.25).timesteps
+    (0, 60, 145, 294, 1000)
+    """
+    if not variance > 0:
+        raise InputError(f"a variance is above 0, got {variance}")
+    return _along(noise, steps, np.arctan(_sigmas(noise) / np.sqrt(variance)))
+
+
+def entropy(noise: NoiseSchedule, steps: int, mse: np.ndarray) -> Schedule:
+    """Even in the rescaled entropy ``∫ m/σ² dσ`` (Stancevic et al. 2025).
+
+    Parameters
+    ----------
+    noise : NoiseSchedule
+    steps : int
+        K.
+    mse : ndarray, shape (T + 1,)
+        ``m(t) = E‖x_0 - x̂_0‖²``, as measured costs know it: ``costs.mse``.
+
+    Examples
+    --------
+    >>> noise = NoiseSchedule.linear(1000)
+    >>> entropy(noise, 4, 1 / (1 + np.exp(noise.log_snr))).timesteps  # Gaussian, λ = 1
+    (0, 121, 258, 431, 1000)
+    """
+    mse = np.asarray(mse, np.float64)
+    if mse.shape != (noise.T + 1,):
+        raise InputError(f"m(t) is of shape {(noise.T + 1,)}, got {mse.shape}")
+    inverse, m = 1 / _sigmas(noise), mse[1:]
+    increments = (m[1:] + m[:-1]) / 2 * (inverse[:-1] - inverse[1:])
+    # Below t = 1, m is in proportion to σ².
+    return _along(noise, steps, np.cumsum(np.concatenate([[m[0] * inverse[0]], increments])))
+
+
+def usual(noise: NoiseSchedule, steps: int, variance: float) -> dict[str, Schedule]:
+    """The strides that take no measurement, by name.
+
+    Examples
+    --------
+    >>> list(usual(NoiseSchedule.linear(1000), 4, 0.25))
+    ['even', 'quadratic', 'log SNR', 'Karras', 'arctan']
+    """
+    return {
+        "even": Schedule.even(noise.T, steps),
+        "quadratic": Schedule.quadratic(noise.T, steps),
+        "log SNR": log_snr(noise, steps),
+        "Karras": karras(noise, steps),
+        "arctan": arctan(noise, steps, variance),
+    }
+
+
+def _sigmas(noise: NoiseSchedule) -> np.ndarray:
+    """``σ = g/f`` at t = 1 … T, where log SNR is -10 or more."""
+    return np.exp(-np.maximum(noise.log_snr[1:], LOWEST) / 2)
+
+
+def _along(noise: NoiseSchedule, steps: int, depth: np.ndarray, first: int = 0) -> Schedule:
+    """Nodes even in a rising quantity at t = 1 … T, which is 0 at t = 0.
+
+    With ``first=1`` they begin at t = 1 instead, so that the last step goes from there to 0.
+    """
+    if not 1 <= steps <= noise.T:
+        raise InputError(f"the number of steps lies in 1…{noise.T}, got {steps}")
+    if first:
+        goals = np.linspace(depth[0], depth[-1], steps)
+    else:
+        goals = depth[-1] * np.arange(1, steps + 1) / steps
+        depth = np.concatenate([[0.0], depth])
+    t = np.arange(first, noise.T + 1)
+    return Schedule(spread_out(np.interp(goals, depth, t), noise.T))

@@ -1,0 +1,284 @@
+"""What is kept of trajectories, and all that can be asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpdiff.denoiser import Denoiser
+from dpdiff.errors import InputError
+from dpdiff.runtime import archive
+from dpdiff.schedule import Schedule
+from dpdiff.trajectory.bands import Bands
+from dpdiff.trajectory.comparison import Comparison, compare
+from dpdiff.trajectory.costs import NodeCosts
+from dpdiff.trajectory.gram import jump_table
+from dpdiff.trajectory.refinement import Recommendation, fewest_steps, recommend, resampled
+from dpdiff.trajectory.variance_loss import VarianceLoss, measure_loss
+
+KINDS = ("flow", "plain")
+FORMAT, VERSION = "dpdiff-trajectories", 1
+BANDS = ("variances", "sizes", "directions")
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectories:
+    """What :func:`dpdiff.trajectories` keeps of the runs.
+
+    Attributes
+    ----------
+    denoiser : Denoiser
+        The model.
+    nodes : ndarray of int, shape (N + 1,)
+        Timesteps of the run, with 0 and T.
+    ends : ndarray of float32, shape (n, D)
+        End points.
+    bands : Bands
+        Directions of the end points, grouped by variance.
+    grams : ndarray of float64, shape (G, B, N, N)
+        ``Σ ⟨P_b D_k, P_b D_l⟩ / n`` over the noises of every group; a group is one noise unless
+        that takes more than 512 MiB. Their sum over G is the average.
+    provenance : dict
+        Model, seed, number of noises, version.
+    """
+
+    denoiser: Denoiser = field(repr=False)
+    nodes: np.ndarray
+    ends: np.ndarray = field(repr=False)
+    bands: Bands = field(repr=False)
+    grams: np.ndarray = field(repr=False)
+    provenance: dict[str, Any]
+
+    def costs(self, kind: str = "flow", weights: np.ndarray | None = None) -> NodeCosts:
+        """The cost of every jump between nodes, for :func:`dpdiff.solve`.
+
+        With ``e(t, s)`` the distance between a jump's landing point and the teacher's, from a
+        point of the teacher's own:
+
+        - ``flow``: ``Σ_k w_k(s) E (u_kᵀ e)²``, ``w_k = λ_k / (f_s² λ_k + g_s²)``: what the rest
+          of the way leaves of it at the end, were the data Gaussian;
+        - ``plain``: ``E ‖e‖²``.
+
+        Parameters
+        ----------
+        kind : {"flow", "plain"}
+        weights : ndarray, shape (G,), optional
+            Of the groups of noises; by default each counts once.
+
+        Returns
+        -------
+        NodeCosts
+            In squared units of the data, summed over dimensions.
+        """
+        if kind not in KINDS:
+            raise InputError(f"the kind of costs is one of {', '.join(KINDS)}; got {kind!r}")
+        weights = np.ones(len(self.grams)) if weights is None else weights
+        mean = np.tensordot(weights, self.grams, 1)
+        noise, landing = self.denoiser.noise, self.nodes[1:]
+        if kind == "plain":
+            mean, gains = mean.sum(0, keepdims=True), np.ones((1, len(landing)))
+        else:
+            gains = self.bands.gains(noise, landing)
+        return NodeCosts(jump_table(mean, gains, noise, self.nodes), self.nodes)
+
+    def resampled(
+        self, steps: int, resamples: int = 200, *, kind: str = "flow", seed: int = 0
+    ) -> np.ndarray:
+        """Best schedules had the noises been others: a bootstrap over noises.
+
+        Parameters
+        ----------
+        steps : int
+            K.
+        resamples : int
+            How often the noises are drawn again, with replacement.
+        kind : {"flow", "plain"}
+        seed : int
+            Of the resampling.
+
+        Returns
+        -------
+        ndarray of int, shape (resamples, K + 1)
+            A schedule a row; ``std(0)`` is the standard error of each node. The bands stay.
+
+        Examples
+        --------
+        >>> import dpdiff
+        >>> noise = dpdiff.NoiseSchedule.cosine(100)
+        >>> shrink = dpdiff.Denoiser(lambda x, index: 0.3 * x, noise, shape=(2,))
+        >>> paths = dpdiff.trajectories(shrink, n=4, nodes=16, progress=False)
+        >>> paths.resampled(3, resamples=5).shape
+        (5, 4)
+        """
+        return resampled(self, steps, resamples, kind, seed)
+
+    def variance_loss(
+        self,
+        images: Any = None,
+        n: int = 64,
+        *,
+        rule: str | None = None,
+        seed: int | None = None,
+        progress: bool = True,
+    ) -> VarianceLoss:
+        """What ancestral sampling loses of the data's variance: its costs and best schedules.
+
+        Parameters
+        ----------
+        images : array_like, shape (n, ...), optional
+            As :func:`dpdiff.measure` takes them. By default ``n`` samples of the teacher, from
+            other noises than these trajectories; they take one network call a node, as do
+            samples or images once they are noised.
+        n : int
+            How many samples.
+        rule : str, optional
+            The sampler's variance; by default the denoiser's.
+        seed : int, optional
+            Of the noises; by default three more than that of these trajectories.
+        progress : bool
+            Show progress bars.
+
+        Returns
+        -------
+        VarianceLoss
+        """
+        return measure_loss(self, images, n, rule, self._held_out(seed, 3), progress)
+
+    @property
+    def teacher(self) -> Schedule:
+        """The schedule of the run itself."""
+        return Schedule(tuple(self.nodes))
+
+    @property
+    def spread(self) -> float:
+        """Root mean square distance of the end points from their mean."""
+        centred = self.ends - self.ends.mean(0, dtype=np.float64)
+        return float(np.sqrt(np.square(centred).sum() / (len(centred) - 1)))
+
+    def compare(
+        self,
+        schedules: Mapping[str, Schedule],
+        n: int = 128,
+        *,
+        seed: int | None = None,
+        teacher: Schedule | None = None,
+        progress: bool = True,
+    ) -> Comparison:
+        """Distances of DDIM's samples to those of the teacher, from the same held-out noises.
+
+        Parameters
+        ----------
+        schedules : mapping of str to Schedule
+            What to compare, by name.
+        n : int
+            Noises.
+        seed : int, optional
+            Of the noises; by default one more than that of these trajectories.
+        teacher : Schedule, optional
+            The many-step schedule to be near to; by default that of these trajectories.
+        progress : bool
+            Show progress bars.
+
+        Returns
+        -------
+        Comparison
+
+        Raises
+        ------
+        InputError
+            If the seed is that of these trajectories, whose noises are not held out.
+        """
+        seed = self._held_out(seed, 1)
+        return compare(self.denoiser, schedules, teacher or self.teacher, n, seed, progress)
+
+    def recommend(
+        self,
+        steps: int,
+        rivals: Mapping[str, Schedule] | None = None,
+        *,
+        candidates: int = 4,
+        n: int = 64,
+        seed: int | None = None,
+        progress: bool = True,
+    ) -> Recommendation:
+        """A schedule that is no worse than any rival, by its samples from held-out noises.
+
+        The flow cost's best paths, the plain cost's one and the rivals all draw from the same
+        noises, and the one that is nearest to the teacher on average is taken.
+
+        Parameters
+        ----------
+        steps : int
+            K, at most a quarter of the nodes.
+        rivals : mapping of str to Schedule, optional
+            By default the usual strides: see :func:`dpdiff.strides.usual`.
+        candidates : int
+            How many of the flow cost's best paths take part.
+        n : int
+            Noises; ``n · K`` network calls a candidate.
+        seed : int, optional
+            Of the noises; by default two more than that of these trajectories.
+        progress : bool
+            Show progress bars.
+
+        Returns
+        -------
+        Recommendation
+        """
+        seed = self._held_out(seed, 2)
+        return recommend(self, steps, rivals, candidates, n, seed, progress)
+
+    def fewest_steps(
+        self, within: float = 0.1, *, n: int = 32, seed: int | None = None, progress: bool = True
+    ) -> int:
+        """The smallest budget whose samples are as near to the teacher's as wanted.
+
+        Parameters
+        ----------
+        within : float
+            The mean distance to the teacher's end points, as a share of :attr:`spread`.
+        n, seed, progress
+            As in :meth:`compare`, which every budget that is tried goes through: about six, since
+            each halves what is left.
+
+        Raises
+        ------
+        InputError
+            If even a quarter of the nodes, the largest budget these costs are for, is not enough.
+        """
+        return fewest_steps(self, within, n, seed, progress)
+
+    def save(self, path: str | Path) -> None:
+        """Write all but the network to one ``.npz`` file; the file is complete or absent."""
+        about = {"format": FORMAT, "version": VERSION, "provenance": self.provenance}
+        arrays = {"nodes": self.nodes, "ends": self.ends, "grams": self.grams}
+        archive.write(path, about, arrays | {k: getattr(self.bands, k) for k in BANDS})
+
+    @classmethod
+    def load(cls, path: str | Path, denoiser: Denoiser) -> Trajectories:
+        """Read what :meth:`save` wrote, for the same model.
+
+        Raises
+        ------
+        InputError
+            If the file is missing, is not such a file, or is of another model or version.
+        """
+        about, arrays = archive.read(path, FORMAT, VERSION)
+        own, model = about["provenance"]["model"], denoiser.fingerprint
+        if own != model:
+            raise InputError(
+                f"{path} holds trajectories of model {own}, the model given is {model}"
+            )
+        bands = Bands(*(arrays.pop(k) for k in BANDS))
+        return cls(denoiser, bands=bands, provenance=about["provenance"], **arrays)
+
+    def _held_out(self, seed: int | None, offset: int) -> int:
+        own = self.provenance["seed"]
+        seed = own + offset if seed is None else seed
+        if seed == own:
+            raise InputError(f"seed {seed} drew these trajectories: hold out another one's noises")
+        return seed
