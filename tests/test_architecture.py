@@ -42,8 +42,17 @@ ROOMS = [
         "solvers",
         "variance",
     ),
-    *("data", "denoiser", "noising", "costs", "sampling", "evaluation", "models", "quality"),
-    *("training", "plotting", "trajectory", "integrations", "teaching", "cli", "__main__"),
+    *("data", "denoiser", "noising", "costs", "sampling", "evaluation", "models"),
+    *(
+        "quality",
+        "training",
+        "plotting",
+        "trajectory",
+        "integrations",
+        "teaching",
+        "cli",
+        "__main__",
+    ),
 ]
 
 

@@ -11,7 +11,6 @@ import numpy as np
 from dpdiff import strides
 from dpdiff.errors import InputError
 from dpdiff.schedule import Schedule
-from dpdiff.solvers import reference
 from dpdiff.solvers.plan import solve
 from dpdiff.solvers.protocols import as_costs, checked
 from dpdiff.trajectory.comparison import Comparison

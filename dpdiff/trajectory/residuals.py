@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from dpdiff import noising
 from dpdiff.costs import chebyshev
 from dpdiff.costs.statistics import NODES
 from dpdiff.denoiser import Denoiser
