@@ -13,6 +13,7 @@ from dpdiff.errors import InputError
 from dpdiff.schedule import Schedule
 from dpdiff.solvers.plan import solve
 from dpdiff.solvers.protocols import as_costs, checked
+from dpdiff.solvers.reference import BLOCK
 from dpdiff.trajectory.comparison import Comparison
 from dpdiff.trajectory.runs import Runs
 
@@ -54,10 +55,7 @@ def best_paths(costs: Any, steps: int, count: int) -> list[tuple[float, Schedule
     totals[0, 0] = 0
     origins = []
     for _ in range(steps):
-        parts = [
-            _cheapest(jumps[i : i + reference.BLOCK], totals)
-            for i in range(0, len(jumps), reference.BLOCK)
-        ]
+        parts = [_cheapest(jumps[i : i + BLOCK], totals) for i in range(0, len(jumps), BLOCK)]
         totals, order = (np.concatenate(piece) for piece in zip(*parts, strict=True))
         origins.append((costs.T - order // count, order % count))
     grid = getattr(costs, "nodes", range(costs.T + 1))
