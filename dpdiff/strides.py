@@ -7,7 +7,8 @@ import numpy as np
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
 from dpdiff.schedule import Schedule
-from dpdiff.trajectory.nodes import LOWEST, spread_out
+
+LOWEST = -10.0  # log SNR below which a step changes nothing that can be seen
 
 
 def log_snr(noise: NoiseSchedule, steps: int) -> Schedule:
@@ -121,3 +122,21 @@ def _along(noise: NoiseSchedule, steps: int, depth: np.ndarray, first: int = 0) 
         depth = np.concatenate([[0.0], depth])
     t = np.arange(first, noise.T + 1)
     return Schedule(spread_out(np.interp(goals, depth, t), noise.T))
+
+
+def spread_out(places: np.ndarray, T: int) -> np.ndarray:
+    """Round increasing places in (0, T] to distinct timesteps, with 0 before them and T last.
+
+    Those that rounding would merge are pushed up to the next free timestep, or down from T.
+
+    Examples
+    --------
+    >>> spread_out(np.array([1.0, 1.2, 9.8, 10.0]), 10)
+    array([ 0,  1,  2,  9, 10])
+    """
+    rank = np.arange(len(places))
+    nodes = np.maximum(np.rint(places).astype(int), 1)
+    nodes = np.maximum.accumulate(nodes - rank) + rank
+    nodes = np.minimum(nodes, T - rank[::-1])
+    nodes[-1] = T
+    return np.concatenate([[0], nodes])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from operator import index
 from typing import Any
@@ -148,10 +148,7 @@ class Plan:
                 raise InputError(f"the number of steps lies in 1…{self.max_steps}, got {steps}")
             if not self.totals[steps] < np.inf:
                 raise InputError(f"no schedule has {steps} steps: every such path is forbidden")
-        paths = self._solver.paths(checked)
-        if self._costs.nodes is None:
-            return [Schedule(tuple(nodes)) for nodes in paths]
-        return [Schedule(tuple(self._costs.nodes[path])) for path in paths]
+        return [schedule_of(self._costs, path) for path in self._solver.paths(checked)]
 
     def fewest_steps(self, within: float = 0.1) -> int:
         """The smallest budget whose cost is close to the best of all budgets.
@@ -186,6 +183,11 @@ class Plan:
         is t, and its minimum over t is ``totals[K]`` for every k.
         """
         return backward(self._costs.rows, self.T, self.max_steps)
+
+
+def schedule_of(costs: JumpCosts, path: Sequence[int]) -> Schedule:
+    """A path over the costs' own grid as a schedule of timesteps."""
+    return Schedule(tuple(path if costs.nodes is None else costs.nodes[list(path)]))
 
 
 def whole_number(value: Any, name: str) -> int:

@@ -10,8 +10,7 @@ import numpy as np
 
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
-
-LOWEST = -10.0  # log SNR below which a step changes nothing that can be seen
+from dpdiff.strides import LOWEST, spread_out
 
 
 def node_grid(noise: NoiseSchedule, count: int) -> np.ndarray:
@@ -49,24 +48,6 @@ def node_grid(noise: NoiseSchedule, count: int) -> np.ndarray:
     share = (t - 1) / max(noise.T - 1, 1) + (depth - depth[0]) / max(depth[-1] - depth[0], 1e-300)
     places = np.interp(np.linspace(0, share[-1], count), share, t)
     return spread_out(places, noise.T)
-
-
-def spread_out(places: np.ndarray, T: int) -> np.ndarray:
-    """Round increasing places in (0, T] to distinct timesteps, with 0 before them and T last.
-
-    Those that rounding would merge are pushed up to the next free timestep, or down from T.
-
-    Examples
-    --------
-    >>> spread_out(np.array([1.0, 1.2, 9.8, 10.0]), 10)
-    array([ 0,  1,  2,  9, 10])
-    """
-    rank = np.arange(len(places))
-    nodes = np.maximum(np.rint(places).astype(int), 1)
-    nodes = np.maximum.accumulate(nodes - rank) + rank
-    nodes = np.minimum(nodes, T - rank[::-1])
-    nodes[-1] = T
-    return np.concatenate([[0], nodes])
 
 
 def chosen_nodes(noise: NoiseSchedule, nodes: int | Sequence[int]) -> np.ndarray:

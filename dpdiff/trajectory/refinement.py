@@ -11,7 +11,7 @@ import numpy as np
 from dpdiff import strides
 from dpdiff.errors import InputError
 from dpdiff.schedule import Schedule
-from dpdiff.solvers.plan import solve
+from dpdiff.solvers.plan import schedule_of, solve
 from dpdiff.solvers.protocols import as_costs, checked
 from dpdiff.solvers.reference import BLOCK
 from dpdiff.trajectory.comparison import Comparison
@@ -58,14 +58,13 @@ def best_paths(costs: Any, steps: int, count: int) -> list[tuple[float, Schedule
         parts = [_cheapest(jumps[i : i + BLOCK], totals) for i in range(0, len(jumps), BLOCK)]
         totals, order = (np.concatenate(piece) for piece in zip(*parts, strict=True))
         origins.append((costs.T - order // count, order % count))
-    grid = getattr(costs, "nodes", range(costs.T + 1))
     best = []
     for rank, total in enumerate(totals[-1]):
         if total < np.inf:
             path, place = [costs.T], rank
             for origin, way in reversed(origins):
                 path, place = [*path, origin[path[-1], place]], way[path[-1], place]
-            best.append((float(total), Schedule([grid[int(i)] for i in path[::-1]])))
+            best.append((float(total), schedule_of(costs, [int(i) for i in path[::-1]])))
     return best
 
 

@@ -25,7 +25,6 @@ import torch
 from dpdiff import data
 from dpdiff.costs import chebyshev
 from dpdiff.denoiser import Denoiser
-from dpdiff.elbo import VARIANCES
 from dpdiff.errors import InputError
 from dpdiff.sampling import sample
 from dpdiff.schedule import Schedule
@@ -34,6 +33,7 @@ from dpdiff.trajectory.costs import NodeCosts
 from dpdiff.trajectory.refinement import best_paths
 from dpdiff.trajectory.residuals import Residuals, measure_residuals
 from dpdiff.trajectory.runs import Runs
+from dpdiff.variance import rule_named, rules_for
 
 ROUNDS = 40  # each a solve of milliseconds
 STARTS = 4  # of the paths seen, so many are polished node by node
@@ -71,7 +71,7 @@ class VarianceLoss:
     rule: str
 
     def __post_init__(self) -> None:
-        known = [v for v in VARIANCES if v != "learned_range" or self.residuals.growth is not None]
+        known = [rule.name for rule in rules_for(self.residuals.growth is not None)]
         if self.rule not in known:
             raise InputError(f"the variance rule is one of {', '.join(known)}; got {self.rule!r}")
 
@@ -90,9 +90,7 @@ class VarianceLoss:
             fresh = -np.expm1(noise.log_snr[t] - noise.log_snr[s])  # g_ts² / g_t²
             small = noise.g[s] ** 2 * fresh
             carried = (noise.f[s] * fresh) ** 2
-            missing = (
-                -small * self._excess(t, s, fresh) + carried * self.residuals.errors[:, 1:, None]
-            )
+            missing = -small * self._excess(t, s) + carried * self.residuals.errors[:, 1:, None]
         f, variances = noise.f[nodes[1:]], self.variances[:, None]
         reach = f * variances / (f**2 * variances + noise.g[nodes[1:]] ** 2)
         table = np.zeros((len(self.sizes), len(nodes), len(nodes)))
@@ -101,15 +99,14 @@ class VarianceLoss:
         table[:, np.triu(np.ones(table.shape[1:], bool))] = 0
         return table
 
-    def _excess(self, t: np.ndarray, s: np.ndarray, fresh: np.ndarray) -> np.ndarray:
+    def _excess(self, t: np.ndarray, s: np.ndarray) -> np.ndarray:
         """``E e^u - 1``, over dimensions."""
         noise = self.denoiser.noise
-        if self.rule == "small":
-            return np.zeros(fresh.shape)
-        if self.rule == "large":
-            return np.expm1(noise.noise_gain(t, s))
-        if self.rule == "optimal":
-            return noise.snr_gap(t, s) * self.residuals.mse[1:, None]
+        rule = rule_named(self.rule)
+        if not rule.needs_output:
+            error = np.zeros(noise.T + 1)
+            error[self.nodes] = self.residuals.mse
+            return np.expm1(rule.log_ratio(noise, t, s, None, error))
         growth = self.residuals.growth[1:]
         width = noise.noise_gain(t, 1)
         x = np.clip(2 * noise.noise_gain(t, s) / np.where(width > 0, width, 1) - 1, -1, 1)
