@@ -100,11 +100,27 @@ def check_digest(document: dict[str, Any], source: str | Path) -> dict[str, Any]
     """
     values = {name: value for name, value in document.items() if name != DIGEST}
     if document.get(DIGEST) != _digest(values):
-        raise InputError(
-            f"{source} does not fit its digest: it was changed after it was written, or not "
-            "written by this version of dpdiff"
-        )
+        raise InputError(f"{source} does not fit its digest: it was changed after it was written")
     return values
+
+
+def read_signed(path: str | Path, format: str, version: int) -> dict[str, Any]:
+    """What :func:`signed` made and a file holds, if it is of the wanted format and version.
+
+    Raises
+    ------
+    InputError
+        As :func:`read` and :func:`check_digest`, or if it is of another format or version.
+    """
+    document, kind = read(path), format.split("-")[-1]
+    if document.get("format") != format:
+        raise InputError(f"{path} is not a {kind} file of dpdiff")
+    if document.get("version") != version:
+        raise InputError(
+            f"{path} is of version {document.get('version')}, this dpdiff reads {version}: "
+            "write it anew"
+        )
+    return check_digest(document, path)
 
 
 def _digest(document: dict[str, Any]) -> str:
