@@ -214,7 +214,7 @@ def _one_model(jobs: Sequence[Job], two_node_decoder: bool) -> Denoiser:
             "output, and differ in schedule and variance alone; evaluate other models apart"
         )
     for denoiser, schedule in jobs:
-        schedule.check_noise(denoiser.noise)
+        schedule.check_end(denoiser.noise.T)
         if two_node_decoder and (schedule.steps < 2 or denoiser.variance == "optimal"):
             raise InputError("the two-node decoder needs two steps and a variance of its own")
     return halving_batches(models[0])

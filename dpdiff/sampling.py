@@ -191,7 +191,7 @@ def sample(
     >>> sample(silent, Schedule([0, 4, 8]), n=3, progress=False).shape
     torch.Size([3, 2])
     """
-    schedule.check_noise(denoiser.noise)
+    schedule.check_end(denoiser.noise.T)
     if sampler not in SAMPLERS:
         raise InputError(f"sampler is one of {', '.join(SAMPLERS)}; got {sampler!r}")
     if n < 1 or batch_size < 1 or not 0 <= eta <= 1:

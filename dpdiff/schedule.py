@@ -90,17 +90,14 @@ class Schedule:
             raise InputError(f"the schedule ends at {self.T}, the training grid at T = {T}")
 
     def check_noise(self, noise: NoiseSchedule) -> None:
-        """Refuse to be used with another noise schedule than the one it was made for.
-
-        Files that ``dpdiff solve`` wrote name that one; a list of timesteps has but its length.
-        """
+        """Refuse to be used with another noise schedule than the one it was found for."""
         self.check_end(noise.T)
-        made_for = self.provenance.get("noise_schedule", noise.fingerprint)
-        if made_for != noise.fingerprint:
+        own = self.provenance.get("noise_schedule")
+        if own not in (None, noise.fingerprint):
+            name = self.provenance.get("model", "unknown")
             raise InputError(
-                f"the schedule was made for the noise schedule {made_for}, the model has "
-                f"{noise.fingerprint}: give the model it was made for, or take its timesteps alone, "
-                "dpdiff.Schedule(schedule.timesteps)"
+                f"the schedule was found for model {name!r}, whose noise schedule is {own}; the "
+                f"model given has {noise.fingerprint}: its timesteps mean other noise"
             )
 
     @classmethod

@@ -53,8 +53,9 @@ def load(
     Returns
     -------
     Denoiser
-        In float32. A pipeline's own network is used if it is so already, else a copy. Betas, prediction type, variance type and ``clip_sample`` are the
-        scheduler's; the data's levels are 256 unless ``dpdiff.json`` in the folder says more.
+        In float32. A pipeline's own network is used if it is so already, else a copy. Betas,
+        prediction type, variance type and ``clip_sample`` are the scheduler's; the data's levels
+        are 256 unless ``dpdiff.json`` in the folder says more.
 
     Raises
     ------
@@ -179,8 +180,8 @@ def save(denoiser: Denoiser, folder: str | Path, **about: Any) -> None:
         clip_sample=denoiser.clip,
     )
     network = copy.deepcopy(denoiser.network)
-    for weights in network.parameters():
-        weights.data = weights.data.half().contiguous()
+    for weight in network.parameters():
+        weight.data = weight.data.half().contiguous()
     DDPMPipeline(unet=network, scheduler=scheduler).save_pretrained(folder)
     folder = Path(folder)
     names = (f"unet/{weights.CONFIG}", f"unet/{weights.WEIGHTS}", f"scheduler/{folders.SCHEDULER}")

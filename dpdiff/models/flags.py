@@ -202,9 +202,9 @@ class Flags:
 def conditional(found: str) -> str:
     """Why class-conditional models are refused, and what to do with one."""
     return (
-        f"{found}: the model is class-conditional. Build it with its own code, hold the label "
-        "fixed, dpdiff.Conditioned(network, y=3), and wrap that: dpdiff.Denoiser(..., noise, "
-        "shape=...)"
+        f"{found}: the model is class-conditional. Build it with its own code, hold the class "
+        "fixed, and wrap that: dpdiff.Denoiser(dpdiff.Conditioned(network, y=3), noise, shape=...) "
+        "is the model of one class"
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import zipfile
 from pathlib import Path
 
@@ -26,6 +25,7 @@ def sealed(content: bytes) -> bytes:
 
     Examples
     --------
+    >>> import io
     >>> buffer = io.BytesIO()
     >>> zipfile.ZipFile(buffer, "w").close()
     >>> zipfile.ZipFile(io.BytesIO(sealed(buffer.getvalue()))).comment[:8]
