@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+LONGEST = 1_000_000  # timesteps of a grid that a config may ask for
+
+
 def per_example(values: Any, like: Tensor) -> Tensor:
     """Numbers, one for the batch or one an example, shaped, typed and placed to multiply it.
 
@@ -72,7 +75,13 @@ class NoiseSchedule:
     """
 
     def __init__(self, betas: Any) -> None:
-        self.betas = np.array(betas, dtype=np.float64)
+        try:
+            given = np.asarray(betas)
+        except ValueError as error:
+            raise InputError(f"betas are a list of T numbers: {error}") from error
+        if given.dtype.kind not in "fiu":
+            raise InputError(f"betas are a list of T numbers, got {given.dtype} values")
+        self.betas = np.array(given, dtype=np.float64)
         if self.betas.ndim != 1 or self.betas.size == 0:
             raise InputError(f"betas are a list of T numbers, got shape {self.betas.shape}")
         wrong = np.flatnonzero(~((self.betas > 0) & (self.betas <= 1)))
@@ -135,7 +144,7 @@ class NoiseSchedule:
         Raises
         ------
         InputError
-            If the config names a beta schedule that is not known here.
+            If the config names a beta schedule that is not known here, or numbers that make none.
 
         Examples
         --------
@@ -146,7 +155,11 @@ class NoiseSchedule:
         if config.get("trained_betas") is not None:
             return cls(config["trained_betas"])
         T = config.get("num_train_timesteps", 1000)
+        if type(T) is not int or not 1 <= T <= LONGEST:
+            raise InputError(f"num_train_timesteps is an integer in 1…{LONGEST:,}, got {T!r}")
         first, last = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
+        if not all(type(beta) in (int, float) and 0 < beta <= 1 for beta in (first, last)):
+            raise InputError(f"beta_start and beta_end lie in (0, 1], got {first!r} and {last!r}")
         kind = config.get("beta_schedule", "linear")
         if kind == "linear":
             return cls(np.linspace(first, last, T))

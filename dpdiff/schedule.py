@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpdiff.errors import InputError
+from dpdiff.runtime import documents
 from dpdiff.runtime.files import replacing
 
 if TYPE_CHECKING:
     from dpdiff.noise import NoiseSchedule
 
 FORMAT = "dpdiff-schedule"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,17 @@ class Schedule:
         """Refuse to be used on a grid of another length."""
         if self.T != T:
             raise InputError(f"the schedule ends at {self.T}, the training grid at T = {T}")
+
+    def check_noise(self, noise: NoiseSchedule) -> None:
+        """Refuse to be used with another noise schedule than the one it was found for."""
+        self.check_end(noise.T)
+        own = self.provenance.get("noise_schedule")
+        if own not in (None, noise.fingerprint):
+            name = self.provenance.get("model", "unknown")
+            raise InputError(
+                f"the schedule was found for model {name!r}, whose noise schedule is {own}; the "
+                f"model given has {noise.fingerprint}: its timesteps mean other noise"
+            )
 
     @classmethod
     def even(cls, T: int, steps: int) -> Schedule:
@@ -161,7 +172,7 @@ class Schedule:
         >>> [round(sigma, 3) for sigma in sigmas]
         [157.407, 1.234, 0.0]
         """
-        self.check_end(noise.T)
+        self.check_noise(noise)
         if zero not in ("append", "none"):
             raise InputError(f"zero is 'append' or 'none', got {zero!r}")
         if noise.f[self.T] == 0:
@@ -253,14 +264,10 @@ class Schedule:
             raise InputError(f"the sigmas' timesteps are {indices}: {error}") from error
 
     def to_json(self) -> str:
-        """The schedule with its provenance, as schedule files hold it."""
-        document = {
-            "format": FORMAT,
-            "version": VERSION,
-            "timesteps": list(self.timesteps),
-            "provenance": self.provenance,
-        }
-        return json.dumps(document, indent=1, ensure_ascii=False)
+        """The schedule with its provenance and a digest of both, as schedule files hold it."""
+        about = {"format": FORMAT, "version": VERSION}
+        fields = {"timesteps": list(self.timesteps), "provenance": self.provenance}
+        return documents.signed(about | fields)
 
     def save(self, path: str | Path) -> None:
         """Write :meth:`to_json` to a file, which is complete or absent."""
@@ -274,16 +281,12 @@ class Schedule:
         Raises
         ------
         InputError
-            If the file is missing, is not such a file, or is of another version.
+            If the file is missing, is not such a file, was changed, or is of another version.
         """
-        try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"cannot read a schedule from {path}: {error}") from error
-        if not isinstance(document, dict) or document.get("format") != FORMAT:
-            raise InputError(f"{path} is not a schedule file of dpdiff")
-        if document.get("version") != VERSION:
-            raise InputError(
-                f"{path} is of version {document.get('version')}, this dpdiff reads {VERSION}"
-            )
-        return cls(tuple(document["timesteps"]), document.get("provenance", {}))
+        document = documents.read_signed(path, FORMAT, VERSION)
+        timesteps, provenance = document.get("timesteps"), document.get("provenance")
+        if not (isinstance(timesteps, list) and all(type(t) is int for t in timesteps)):
+            raise InputError(f"{path} holds no list of integers as timesteps")
+        if not isinstance(provenance, dict):
+            raise InputError(f"{path} does not say where its schedule is from")
+        return cls(tuple(timesteps), provenance)

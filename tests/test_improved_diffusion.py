@@ -291,7 +291,7 @@ def test_guided_diffusion_leaves_timesteps_alone():
         ({"imagesize": 64}, "unknown flag 'imagesize'; known are image_size"),
         ({"learn_sigma": "maybe"}, "flag learn_sigma takes True or False, got 'maybe'"),
         ({"num_heads": "4.5"}, "flag num_heads takes an integer"),
-        ({"class_cond": True}, "class-conditional.*labels fixed"),
+        ({"class_cond": True}, "class-conditional.*class fixed"),
         ({"timestep_respacing": "250"}, "leave out timestep_respacing"),
         ({"noise_schedule": "sqrt"}, "linear, cosine"),
         ({"image_size": 48}, "give channel_mult"),
@@ -301,8 +301,8 @@ def test_guided_diffusion_leaves_timesteps_alone():
         ({"num_heads": 5}, "do not divide into attention heads"),
         ({"num_head_channels": 40}, "do not divide into attention heads"),
         ({"num_heads_upsample": 0}, "do not divide into attention heads"),
-        ({"num_res_blocks": 0}, "at least 1"),
-        ({"attention_resolutions": "0"}, "at least 1"),
+        ({"num_res_blocks": 0}, "lies in 1"),
+        ({"attention_resolutions": "0"}, "lies in 1"),
     ],
 )
 def test_bad_flags_are_named(flags, message):
@@ -345,7 +345,7 @@ def _load_with(tmp_path, content):
         ),
         (lambda s: s.update({"out.2.bias": torch.zeros(6).int()}), r"out\.2\.bias holds no tensor"),
         (lambda s: s.update({"out.2.bias": 7}), r"out\.2\.bias holds no tensor"),
-        (lambda s: s.update({"label_emb.weight": torch.zeros(9, 128)}), "labels fixed"),
+        (lambda s: s.update({"label_emb.weight": torch.zeros(9, 128)}), "class fixed"),
     ],
 )
 def test_bad_keys_are_named(tmp_path, state, change, message):

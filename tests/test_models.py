@@ -2,21 +2,22 @@
 
 import json
 import shutil
-from dataclasses import replace
 
 import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import DDIMPipeline, DDPMPipeline, DDPMScheduler, UNet2DModel
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+from safetensors.torch import load_file, save_file
 
 import dpdiff
+from dpdiff import models
 from dpdiff.errors import InputError
+from dpdiff.noise import NoiseSchedule
 
 
-@pytest.fixture
-def network():
+def small(**settings):
     torch.manual_seed(0)
     return UNet2DModel(
         sample_size=8,
@@ -27,8 +28,13 @@ def network():
         norm_num_groups=4,
         down_block_types=("DownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "UpBlock2D"),
-        num_class_embeds=10,
+        **settings,
     ).eval()
+
+
+@pytest.fixture
+def network():
+    return small()
 
 
 @pytest.fixture
@@ -96,20 +102,19 @@ def test_a_mistyped_path_does_not_ask_the_hub(tmp_path, monkeypatch):
             dpdiff.load(path)
 
 
-def conditioned(flat, **conditions):
-    denoiser = dpdiff.load(flat)
-    return replace(denoiser, network=dpdiff.Conditioned(denoiser.network, **conditions))
+def conditioned(**conditions):
+    network = dpdiff.Conditioned(small(num_class_embeds=10), **conditions)
+    return dpdiff.Denoiser(network, NoiseSchedule.linear(20), shape=(1, 8, 8))
 
 
-def test_a_class_label_is_given_to_every_example(flat, network):
+def test_a_class_label_is_given_to_every_example():
+    network = small(num_class_embeds=10)
     x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    index = torch.tensor([1, 5, 9])
+    index, steps = torch.tensor([1, 5, 9]), np.array([2, 6, 10])
     with torch.inference_mode():
         direct = network(x, index, class_labels=torch.tensor([7, 7, 7])).sample
-        output, _ = conditioned(flat, class_labels=7).network_output(x, np.array([2, 6, 10]))
-        again, _ = conditioned(flat, class_labels=torch.tensor(7)).network_output(
-            x, np.array([2, 6, 10])
-        )
+        output, _ = conditioned(class_labels=7).network_output(x, steps)
+        again, _ = conditioned(class_labels=torch.tensor(7)).network_output(x, steps)
     torch.testing.assert_close(output, direct)
     torch.testing.assert_close(again, direct)
     assert (direct - network(x, index, class_labels=torch.tensor([6, 6, 6])).sample).std() > 0.01
@@ -129,20 +134,19 @@ def test_embeddings_and_settings_reach_the_network_as_they_should():
     assert torch.equal(network(x, torch.zeros(3)), x * 4.5)
 
 
-def test_each_condition_is_a_model_of_its_own(flat):
-    prints = {conditioned(flat, class_labels=k).fingerprint for k in (3, 4)}
-    prints |= {dpdiff.load(flat).fingerprint}
-    assert len(prints) == 3
-    assert conditioned(flat, class_labels=3).fingerprint in prints  # and the same one again
+def test_each_condition_is_a_model_of_its_own():
+    prints = {conditioned(class_labels=k).fingerprint for k in (3, 4)}
+    assert len(prints) == 2
+    assert conditioned(class_labels=3).fingerprint in prints  # and the same one again
 
 
-def test_a_conditioned_model_goes_through_the_main_job(flat):
+def test_a_conditioned_model_goes_through_the_main_job():
     images = np.random.default_rng(0).integers(0, 256, (4, 1, 8, 8), dtype=np.uint8)
-    denoiser = conditioned(flat, class_labels=3)
+    denoiser = conditioned(class_labels=3)
     costs = dpdiff.measure(denoiser, images, progress=False)
     schedule = dpdiff.solve(costs).schedule(4)
     assert dpdiff.sample(denoiser, schedule, n=2, progress=False).isfinite().all()
-    other = conditioned(flat, class_labels=4)
+    other = conditioned(class_labels=4)
     with pytest.raises(InputError, match="measure it first"):
         other.with_variance("optimal", costs)
 
@@ -165,3 +169,120 @@ def test_settings_of_the_scheduler_are_never_overlooked(flat, name, value):
     path.write_text(json.dumps(config | {name: value}))
     with pytest.raises(InputError, match=name):
         dpdiff.load(flat)
+
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("conv_in.bias"), "1 of its tensors are missing: conv_in.bias"),
+        (lambda state: state.update(odd=torch.zeros(1)), "1 of its tensors are unexpected: odd"),
+        (
+            lambda state: state.update({"conv_in.bias": torch.zeros(9)}),
+            "other shapes.*conv_in.bias",
+        ),
+        (lambda state: state["conv_in.bias"].fill_(torch.nan), "conv_in.bias is not finite"),
+        (lambda state: state.clear(), "asks for 2 blocks of 1 layers"),
+    ],
+)
+def test_a_network_is_loaded_whole_or_not_at_all(flat, change, message):
+    state = load_file(flat / WEIGHTS)
+    change(state)
+    save_file(state, flat / WEIGHTS)
+    with pytest.raises(InputError, match=message):
+        dpdiff.load(flat)
+
+
+def test_attention_in_its_old_names_is_read(tmp_path):
+    network = small(add_attention=True)
+    network.save_pretrained(tmp_path)
+    DDPMScheduler(20).save_pretrained(tmp_path)
+    own = dpdiff.load(tmp_path).fingerprint
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    state = load_file(tmp_path / WEIGHTS)
+    assert any("to_out.0" in name for name in state)
+    for new, name in old.items():
+        state = {key.replace(f".{new}.", f".{name}."): tensor for key, tensor in state.items()}
+    save_file(state, tmp_path / WEIGHTS)
+    assert dpdiff.load(tmp_path).fingerprint == own
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("config.json", {"num_class_embeds": 10}, r"dpdiff\.Conditioned"),
+        ("config.json", {"layers_per_block": 3000}, "2 blocks of 3000 layers"),
+        ("config.json", {"block_out_channels": [8, 10**12]}, "a size of 1000000000000"),
+        ("config.json", {"norm_num_groups": 0}, "describes no network"),
+        ("config.json", {"odd": 1}, "not known: odd"),
+        ("config.json", {"_class_name": "UNet1DModel"}, "only UNet2DModel"),
+        ("config.json", {"sample_size": None}, "no size of images"),
+        ("config.json", {"out_channels": 3}, "other shapes"),
+        ("scheduler_config.json", {"_class_name": "EDMEulerScheduler"}, "scheduler EDMEuler"),
+        ("scheduler_config.json", {"_class_name": None}, "scheduler None"),
+        ("scheduler_config.json", {"num_train_timesteps": 10**12}, "1…1,000,000"),
+        ("scheduler_config.json", {"trained_betas": ["0.1"]}, "betas are a list of T numbers"),
+        ("scheduler_config.json", {"prediction_type": ["epsilon"]}, "prediction_type"),
+        ("scheduler_config.json", {"clip_sample": "no"}, "clip_sample is true or false"),
+        ("scheduler_config.json", {"predict_epsilon": False}, "predict_epsilon"),
+    ],
+)
+def test_configs_that_cannot_be_are_refused(flat, name, change, message):
+    path = flat / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=message):
+        dpdiff.load(flat)
+
+
+@pytest.mark.parametrize("kind", ["DDIMScheduler", "PNDMScheduler", "EulerDiscreteScheduler"])
+def test_schedulers_that_share_the_process_say_the_same(flat, kind):
+    path = flat / "scheduler_config.json"
+    before = dpdiff.load(flat)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"_class_name": kind}))
+    assert dpdiff.load(flat).fingerprint == before.fingerprint
+
+
+def test_a_latent_model_is_no_image_model(flat):
+    (flat / "vqvae").mkdir()
+    (flat / "vqvae" / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="vqvae beside its unet"):
+        dpdiff.load(flat)
+
+
+def test_pickles_are_refused_with_advice(flat, tmp_path):
+    (flat / WEIGHTS).rename(flat / "diffusion_pytorch_model.bin")
+    with pytest.raises(InputError, match=r"model\.bin: convert them once"):
+        dpdiff.load(flat)
+    (tmp_path / "model.pth").touch()
+    with pytest.raises(InputError, match=r"is read as \.pt, with flags"):
+        dpdiff.load(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("kind", [DDPMPipeline, DDIMPipeline])
+def test_a_pipeline_in_memory_is_the_one_on_disk(flat, network, kind):
+    scheduler = DDPMScheduler(20, variance_type="fixed_large", clip_sample=False)
+    on_disk = dpdiff.load(flat)
+    pipeline = kind(unet=network, scheduler=scheduler)
+    denoiser = dpdiff.load(pipeline)
+    assert denoiser.fingerprint == on_disk.fingerprint
+    assert denoiser.network is network
+    assert dpdiff.load(kind(unet=network.half(), scheduler=scheduler)).network is not network
+    with pytest.raises(InputError, match=r"dpdiff\.Conditioned"):
+        dpdiff.load(kind(unet=small(num_class_embeds=3), scheduler=scheduler))
+
+
+def test_a_model_of_ours_is_refused_if_any_of_its_files_changed(tmp_path, network):
+    models.save(dpdiff.Denoiser(network, NoiseSchedule.linear(20), shape=(1, 8, 8)), tmp_path)
+    dpdiff.load(tmp_path)
+    for name in ("unet/config.json", f"unet/{WEIGHTS}", "scheduler/scheduler_config.json"):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole.replace(b"0", b"1", 1))
+        with pytest.raises(InputError, match="damaged, or was changed"):
+            dpdiff.load(tmp_path)
+        (tmp_path / name).write_bytes(whole)
+    extra = tmp_path / "dpdiff.json"
+    extra.write_text(extra.read_text().replace("256", "255"))
+    with pytest.raises(InputError, match="digest"):
+        dpdiff.load(tmp_path)

@@ -73,6 +73,9 @@ def test_bad_files_are_refused(tmp_path):
     path.write_text(json.dumps(json.loads(whole) | {"version": 99}))
     with pytest.raises(InputError, match="version 99"):
         Schedule.load(path)
+    path.write_text(whole.replace("3", "4"))
+    with pytest.raises(InputError, match="changed after it was written"):
+        Schedule.load(path)
     path.write_text("{}")
     with pytest.raises(InputError, match="not a schedule"):
         Schedule.load(path)

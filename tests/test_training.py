@@ -16,6 +16,7 @@ from dpdiff.denoiser import Denoiser
 from dpdiff.elbo import jump_cost
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
+from dpdiff.runtime import tensors
 from dpdiff.training import trainer as training
 
 TINY = replace(
@@ -99,6 +100,16 @@ def test_recipes_do_not_mix(tmp_path):
         training.train("cats", tmp_path)
 
 
+def test_a_checkpoint_that_is_damaged_is_refused(tmp_path):
+    training.Trainer(TINY, tmp_path)._checkpoint()
+    path = tmp_path / training.CHECKPOINT
+    whole = path.read_bytes()
+    for content in (b"", b"garbage", whole[:-1], whole[:5000] + b"!" + whole[5001:]):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="damaged"):
+            training.Trainer(TINY, tmp_path)
+
+
 def test_a_killed_run_leaves_a_whole_checkpoint(tmp_path):
     """SIGKILL at a random moment; whatever is on disk loads."""
     code = (
@@ -117,4 +128,4 @@ def test_a_killed_run_leaves_a_whole_checkpoint(tmp_path):
     time.sleep(np.random.default_rng().uniform(0, 0.5))
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert torch.load(checkpoint, weights_only=True)["step"] >= 1
+    assert tensors.read_sealed(checkpoint, "cpu")["step"] >= 1

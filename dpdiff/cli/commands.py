@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import dpdiff
+from dpdiff.cli.finished import clear_up, command_digest, finished_costs
 from dpdiff.errors import InputError
 from dpdiff.runtime import checkpoints
+from dpdiff.runtime.files import write_all
 from dpdiff.runtime.workers import device, join
 
 if TYPE_CHECKING:
@@ -44,18 +46,29 @@ def measure(options: argparse.Namespace) -> Costs:
             _check_budgets(options.steps, denoiser.noise.T)  # now, not when all is measured
         images = dpdiff.images(options.data, split=options.split, shape=denoiser.shape)
         _report_rounding(denoiser, images)
-        per_step = options.per_step
-        if options.target_stderr is not None:
-            per_step = _images_needed(denoiser, images, unfinished / "pilot", options)
-        costs = _measure(denoiser, images, per_step, unfinished, options)
-        about = {"name": options.model, "data": options.data, "split": options.split}
-        costs = replace(costs, provenance=costs.provenance | about)
+        command = command_digest(denoiser, images, options)
+        found = finished_costs(out, command) if workers.first else None
+        costs = workers.broadcast(found)
+        if costs is None:
+            about = {"name": options.model, "data": options.data, "split": options.split}
+            costs = _measure_anew(denoiser, images, unfinished, options)
+            about |= {"command": command}
+            costs = replace(costs, provenance=costs.provenance | about)
+            if workers.first:
+                costs.save(out)
         if workers.first:
-            costs.save(out)
-            checkpoints.remove(unfinished / "pilot")
-            checkpoints.remove(unfinished)
-    print(f"costs: {out}")
+            clear_up(unfinished)
+    print(f"costs: {out}" + (" (finished before)" if found else ""))
     return costs
+
+
+def _measure_anew(
+    denoiser: Denoiser, images: np.ndarray, folder: Path, options: argparse.Namespace
+) -> Costs:
+    per_step = options.per_step
+    if options.target_stderr is not None:
+        per_step = _images_needed(denoiser, images, folder / "pilot", options)
+    return _measure(denoiser, images, per_step, folder, options)
 
 
 def _measure(
@@ -228,9 +241,11 @@ def _report(costs: Costs, budgets: Sequence[int], model: str, folder: Path) -> N
     """Write the schedules of some budgets and print what they are worth beside the strides."""
     _check_budgets(budgets, costs.T)
     plan = dpdiff.solve(costs.smoothed())  # chosen on smoothed costs, reported on measured ones
+    files = {}
     for schedule in plan.schedules(budgets):
         schedule = replace(schedule, provenance=_provenance(costs, plan, schedule, model))
-        schedule.save(folder / f"dp_{schedule.steps:04d}.json")
+        files[folder / f"dp_{schedule.steps:04d}.json"] = schedule.to_json().encode()
+    write_all(files)
     print(f"schedules: {folder}/dp_*.json")
     print(
         f"\nbits/dim on the {costs.provenance['images']} measured images, variance "

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from dpdiff.runtime.compiled import compiled
 
 
 def nodes(count: int) -> np.ndarray:
@@ -32,7 +33,7 @@ def transform(count: int) -> np.ndarray:
     return matrix
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def evaluate(coefficients: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Sum the series ``Σ_j c_j T_j(x)`` by Clenshaw's recurrence.
 

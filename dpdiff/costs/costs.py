@@ -9,17 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from dpdiff.costs import chebyshev, errors
+from dpdiff.costs import chebyshev, errors, storage
 from dpdiff.costs.smoothing import local_linear
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
-from dpdiff.runtime import archive
 from dpdiff.schedule import Schedule
 from dpdiff.solvers.protocols import Lines, Unit
 from dpdiff.variance import Rule, rule_named, rules_for
-
-FORMAT = "dpdiff-costs"
-VERSION = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,14 +268,8 @@ class Costs:
 
     def save(self, path: str | Path) -> None:
         """Write everything to one ``.npz`` file; the file is complete or absent."""
-        about = {
-            "format": FORMAT,
-            "version": VERSION,
-            "shape": list(self.shape),
-            "variance": self.variance,
-            "provenance": self.provenance,
-        }
-        archive.write(path, about, {"betas": self.noise.betas, **self.statistics})
+        fields = self.noise, self.shape, self.variance, self.statistics, self.provenance
+        storage.write(path, *fields)
 
     @classmethod
     def load(cls, path: str | Path) -> Costs:
@@ -288,8 +278,7 @@ class Costs:
         Raises
         ------
         InputError
-            If the file is missing, truncated, not such a file, or of another version.
+            If the file is missing, truncated, changed in any bit, not such a file, of another
+            version, or holds numbers that no measurement gives.
         """
-        about, arrays = archive.read(path, FORMAT, VERSION)
-        noise = NoiseSchedule(arrays.pop("betas"))
-        return cls(noise, tuple(about["shape"]), about["variance"], arrays, about["provenance"])
+        return cls(*storage.read(path))

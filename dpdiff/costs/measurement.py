@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from dpdiff import data, noising
 from dpdiff.costs import statistics
-from dpdiff.costs.costs import VERSION, Costs
+from dpdiff.costs.costs import Costs
+from dpdiff.costs.storage import VERSION
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.runtime.checkpoints import Checkpoints, Statistics, blocks, cut, locked
@@ -199,9 +200,9 @@ def _all_blocks(
     job: _Job, kept: Checkpoints | None, workers: Workers, progress: bool
 ) -> Statistics:
     """Statistics of the whole grid: what is there already, and the rest shared out."""
-    done = kept.load() if kept and workers.first else {}
-    finished = workers.broadcast(list(done))
     grid = blocks(job.denoiser.noise.T, job.unit)
+    done = kept.load(grid) if kept and workers.first else {}
+    finished = workers.broadcast(list(done))
     todo = workers.share([block for block in grid if block[0] not in finished])
     before = sum(len(block) for block in grid if block[0] in finished)
     bar = tqdm(

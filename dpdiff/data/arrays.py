@@ -12,8 +12,9 @@ import numpy as np
 from numpy.lib import format as npy
 
 from dpdiff.data.lazy import Deferred, Stacked, official
-from dpdiff.data.reading import blaming, unpacked
+from dpdiff.data.reading import blaming, check_promise, unpacked
 from dpdiff.errors import InputError
+from dpdiff.runtime.seal import PLAIN
 
 PAIRS = (("train_images", "test_images"), ("x_train", "x_test"), ("X_train", "X_test"))
 SINGLES = ("images", "arr_0", "data", "x", "X")
@@ -74,9 +75,12 @@ def member(
         with archive.open(info) as stream:
             stored, fortran, dtype = header(stream)
             begin = stream.tell()
+        size = begin + math.prod(stored) * dtype.itemsize
+        if info.file_size != size or info.compress_type not in PLAIN:
+            raise InputError(f"{path} is packed in an unexpected way, or is damaged")
+        check_promise(size, path.stat().st_size, path)
         # A stand-in of the same shape that takes no memory: a wrong array is refused unread.
         promise = layout(np.broadcast_to(np.zeros((), dtype), stored))
-    size = begin + math.prod(stored) * dtype.itemsize
 
     def get() -> np.ndarray:
         with blaming(path), zipfile.ZipFile(path) as archive:
@@ -131,6 +135,8 @@ def arranged(array: np.ndarray, shape: tuple[int, ...] | None, path: Path) -> np
             "(255 * x).round().astype('uint8')"
         )
     one = array.shape[1:]
+    if 0 in one:
+        raise InputError(f"{path} holds an array of shape {array.shape}: images without pixels")
     if shape is None:
         if array.ndim == 3:
             return array[:, None]

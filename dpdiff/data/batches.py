@@ -63,8 +63,11 @@ def read_imagenet(folder: Path, split: str, progress: bool) -> Stacked:
         return Stacked(batches, progress=progress)
 
     def train() -> Stacked:
-        last = max(_train_batches(folder), default=1)
-        return stacked([f"train_data_batch_{number}.npz" for number in range(1, last + 1)])
+        found = _train_batches(folder)
+        # One more than there are: of a gap, the first missing file is named.
+        complete = found == list(range(1, len(found) + 1)) and found
+        numbers = found if complete else range(1, len(found) + 2)
+        return stacked([f"train_data_batch_{number}.npz" for number in numbers])
 
     return official(split, train, lambda: stacked([IMAGENET_TEST]))
 
@@ -86,8 +89,11 @@ def planes(array: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _train_batches(folder: Path) -> list[int]:
-    names = (re.fullmatch(r"train_data_batch_(\d+)\.npz", path.name) for path in folder.iterdir())
-    return [int(name[1]) for name in names if name]
+    names = (
+        re.fullmatch(r"train_data_batch_([1-9]\d{0,8})\.npz", path.name)
+        for path in folder.iterdir()
+    )
+    return sorted(int(name[1]) for name in names if name)
 
 
 def _existing(path: Path) -> Path:

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 
 from dpdiff.data.lazy import Deferred, Stacked, official
-from dpdiff.data.reading import blaming, unpacked
+from dpdiff.data.reading import blaming, check_promise, unpacked
 from dpdiff.errors import InputError
 
 NAMES = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
@@ -56,8 +56,13 @@ def read_file(path: Path, progress: bool) -> Stacked:
             raw = np.memmap(path, np.uint8, "r")
         return raw[HEADER:].reshape(shape)
 
-    if path.suffix != ".gz" and path.stat().st_size != size:
-        raise InputError(f"{path} has {path.stat().st_size} bytes, its header promises {size}")
+    there = path.stat().st_size
+    if min(height, width) == 0:
+        raise InputError(f"{path} holds images of {height}×{width} pixels")
+    if path.suffix == ".gz":
+        check_promise(size, there, path)
+    elif there != size:
+        raise InputError(f"{path} has {there} bytes, its header promises {size}")
     return Stacked([Deferred(get, shape, np.uint8)], progress=progress)
 
 

@@ -15,6 +15,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 SUBFOLDERS = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
 GREY = ("1", "L", "LA")
 DEEP = ("I", "F")  # and "I;16" in its variants
+LARGEST = 2**26  # pixels
 KEPT = 2**30  # bytes of decoded images that are remembered
 
 
@@ -57,7 +58,7 @@ class Pictures(Lazy):
     def _decode(self, path: Path) -> np.ndarray:
         channels, height, width = self.shape[1:]
         with blaming(path), Image.open(path) as image:
-            _refuse_deep(image, path)
+            _refuse_odd(image, path)
             if image.mode in ("1", "P"):  # their numbers are no brightness to average
                 image = image.convert("RGB")
             if self._resize:
@@ -130,7 +131,7 @@ def common_size(paths: list[Path], progress: bool) -> tuple[int, int, int]:
     channels = 1
     for path in bar(paths, "look at sizes", progress, unit="file"):
         with blaming(path), Image.open(path) as image:
-            _refuse_deep(image, path)
+            _refuse_odd(image, path)
             sizes.setdefault(image.size, path)
             channels = channels if image.mode in GREY else 3
         if len(sizes) > 1:
@@ -143,7 +144,9 @@ def common_size(paths: list[Path], progress: bool) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _refuse_deep(image: Image.Image, path: Path) -> None:
+def _refuse_odd(image: Image.Image, path: Path) -> None:
+    if image.width * image.height > LARGEST:
+        raise InputError(f"{path} has {image.width}×{image.height} pixels, more than are decoded")
     if image.mode in DEEP or image.mode.startswith("I;16"):
         raise InputError(
             f"{path} has more than 8 bits a pixel (mode {image.mode}); convert it first"

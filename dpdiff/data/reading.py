@@ -15,6 +15,7 @@ from tqdm import tqdm
 from dpdiff.errors import InputError
 
 CHUNK = 2**20  # bytes
+DENSEST = 1032  # bytes that deflate can put into one
 PATIENCE = 2  # seconds without a progress bar
 
 
@@ -63,6 +64,24 @@ def unpacked(stream: BinaryIO, size: int, path: Path, progress: bool) -> np.ndar
             )
         file.flush()
         return np.memmap(file, np.uint8, "r")
+
+
+def check_promise(size: int, packed: int, path: Path) -> None:
+    """Refuse a header that promises more than so many packed bytes can hold.
+
+    Raises
+    ------
+    InputError
+        If deflate, at its best, does not bring ``size`` bytes down to ``packed``.
+
+    Examples
+    --------
+    >>> check_promise(2**31, 40, Path("train-images-idx3-ubyte.gz"))
+    Traceback (most recent call last):
+    dpdiff.errors.InputError: train-images-idx3-ubyte.gz promises more bytes than it can hold
+    """
+    if size > DENSEST * (packed + 64):
+        raise InputError(f"{path} promises more bytes than it can hold")
 
 
 def _write(file: BinaryIO, chunk: bytes, path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,45 +14,48 @@ import torch
 from dpdiff.costs.costs import Costs
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
+from dpdiff.models import folders, weights
 from dpdiff.models.vocabulary import PREDICTION_TYPES, VARIANCE_TYPES, their_word
-from dpdiff.noise import NoiseSchedule
+from dpdiff.runtime import documents
 from dpdiff.runtime.files import replacing
 
 BUNDLED = ("digits", "fashion")
 HOME = Path(__file__).parent
-EXTRA = "dpdiff.json"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+PICKLES = (".pth", ".ckpt", ".bin", ".pkl")
 
 
 def load(
-    model: str | Path,
+    model: Any,
     *,
     flags: Mapping[str, Any] | str | Path | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
 ) -> Denoiser:
     """Load a denoiser.
 
     Parameters
     ----------
-    model : str or Path
+    model : str, Path or pipeline
         ``"digits"`` or ``"fashion"``, the bundled models; or a diffusers folder, either a
         pipeline with ``unet/`` and ``scheduler/``, or a ``UNet2DModel`` with
         ``scheduler_config.json`` beside its config; or the id of such a folder on the Hugging
         Face hub, ``"owner/name"``, of which only configs and safetensors are fetched; or a
-        ``.pt`` checkpoint of improved-diffusion or guided-diffusion, with its flags.
+        ``.pt`` checkpoint of improved-diffusion or guided-diffusion, with its flags; or a
+        pipeline of diffusers in memory, whose ``unet`` and ``scheduler`` are used.
     flags : mapping, str or Path, optional
         What a ``.pt`` checkpoint was trained with: a mapping, a JSON file, a flag string as in
         ``"--image_size 64 --num_channels 128 …"``, or a preset for a published model:
         ``cifar10_hybrid``, ``cifar10_vlb``, ``imagenet64_hybrid``, ``imagenet64_vlb``,
         ``lsun_bedroom``.
-    device : str or torch.device
-        Where the weights go.
+    device : str or torch.device, optional
+        Where the weights go; by default the CPU, and where it is for a pipeline in memory.
 
     Returns
     -------
     Denoiser
-        In float32. Betas, prediction type, variance type and ``clip_sample`` are the
-        scheduler's; the data's levels are 256 unless ``dpdiff.json`` in the folder says more.
+        In float32. A pipeline's own network is used if it is so already, else a copy. Betas,
+        prediction type, variance type and ``clip_sample`` are the scheduler's; the data's levels
+        are 256 unless ``dpdiff.json`` in the folder says more.
 
     Raises
     ------
@@ -65,44 +68,63 @@ def load(
     >>> denoiser.shape, denoiser.levels, denoiser.noise.T
     ((1, 8, 8), 17, 4000)
     """
+    if hasattr(model, "unet") and hasattr(model, "scheduler"):
+        return _from_pipeline(model, device)
+    if not isinstance(model, str | Path):
+        raise InputError(f"a model is a name, a path or a pipeline; got a {type(model).__name__}")
     if Path(model).suffix == ".pt":
         from dpdiff.models.improved_diffusion import load_checkpoint
 
-        return load_checkpoint(model, flags, device=device)
+        return load_checkpoint(model, flags, device=device or "cpu")
     if flags is not None:
         raise InputError(f"flags describe .pt checkpoints; the model {str(model)!r} is none")
     folder = _folder(model)
-    unet, scheduler_folder = _layout(folder)
-    scheduler = _json(scheduler_folder / "scheduler_config.json")
-    extra = _json(folder / EXTRA) if (folder / EXTRA).exists() else {}
-    prediction = scheduler.get("prediction_type", "epsilon")
-    variance = scheduler.get("variance_type", "fixed_small")
-    for name, value, known in (
-        ("prediction_type", prediction, PREDICTION_TYPES),
-        ("variance_type", variance, VARIANCE_TYPES),
-    ):
-        if value not in known:
-            raise InputError(f"{folder}: {name} {value!r} is not one of {', '.join(known)}")
-    clip = scheduler.get("clip_sample", True)
-    odd = [name for name in ("thresholding", "rescale_betas_zero_snr") if scheduler.get(name)]
-    if clip and scheduler.get("clip_sample_range", 1.0) != 1:
-        odd.append("clip_sample_range")
-    if odd:
+    unet, scheduler = folders.layout(folder)
+    extra = folders.read_extra(folder)
+    config = documents.read(scheduler / folders.SCHEDULER)
+    reading = folders.read_scheduler(config, folder)
+    network = weights.read_network(unet).to(device or "cpu")
+    return _denoiser(network, reading, folder, extra.get("levels", 256))
+
+
+def _from_pipeline(pipeline: Any, device: str | torch.device | None) -> Denoiser:
+    from diffusers import UNet2DModel
+
+    source, network = type(pipeline).__name__, pipeline.unet
+    folders.refuse_parts(set(getattr(pipeline, "components", ())), source)
+    if not isinstance(network, UNet2DModel):
         raise InputError(
-            f"{folder}: its scheduler asks for {', '.join(odd)}, which a denoiser here does not "
-            "have; if the model was trained without, set its value to the default in the config"
+            f"the unet of the {source} is a {type(network).__name__}; only UNet2DModel is read: "
+            "wrap any other network in dpdiff.Denoiser"
         )
-    network = _network(unet).to(device)
-    size, channels = network.config.sample_size, network.config.in_channels
-    height, width = (size, size) if isinstance(size, int) else size
+    weights.refuse_conditional(network.config, source)
+    scheduler = pipeline.scheduler
+    config = dict(scheduler.config) | {"_class_name": type(scheduler).__name__}
+    reading = folders.read_scheduler(config, source)
+    kinds = {weight.dtype for weight in network.parameters()}
+    if kinds != {torch.float32} or device is not None:
+        network = copy.deepcopy(network).to(device=device, dtype=torch.float32)
+    return _denoiser(network, reading, source, 256)
+
+
+def _denoiser(
+    network: torch.nn.Module, reading: folders.Reading, source: Any, levels: int | None
+) -> Denoiser:
+    shape = weights.image_shape(network.config, source)
+    outputs = shape[0] * (2 if reading.variance == "learned_range" else 1)
+    if network.config.out_channels != outputs:
+        raise InputError(
+            f"{source}: with the variance {reading.variance} the network gives {outputs} channels "
+            f"for {shape[0]}; its config says {network.config.out_channels}"
+        )
     return Denoiser(
         network,
-        NoiseSchedule.from_diffusers(scheduler),
-        predicts=PREDICTION_TYPES[prediction],
-        variance=VARIANCE_TYPES[variance],
-        shape=(channels, height, width),
-        levels=extra.get("levels", 256),
-        clip=clip,
+        reading.noise,
+        predicts=reading.predicts,
+        variance=reading.variance,
+        shape=shape,
+        levels=levels,
+        clip=reading.clip,
     )
 
 
@@ -135,7 +157,8 @@ def save(denoiser: Denoiser, folder: str | Path, **about: Any) -> None:
     """Write a diffusers pipeline folder: ``unet/``, ``scheduler/`` and ``model_index.json``.
 
     The weights are float16 safetensors. ``dpdiff.json`` beside them holds what diffusers has no
-    word for: the data's levels and whatever else is to be told about the model.
+    word for: the data's levels, whatever else is to be told about the model, and the digests by
+    which :func:`load` notices any change.
 
     Parameters
     ----------
@@ -157,18 +180,28 @@ def save(denoiser: Denoiser, folder: str | Path, **about: Any) -> None:
         clip_sample=denoiser.clip,
     )
     network = copy.deepcopy(denoiser.network)
-    for weights in network.parameters():
-        weights.data = weights.data.half().contiguous()
+    for weight in network.parameters():
+        weight.data = weight.data.half().contiguous()
     DDPMPipeline(unet=network, scheduler=scheduler).save_pretrained(folder)
-    with replacing(Path(folder) / EXTRA) as file:
-        file.write(json.dumps({"levels": denoiser.levels, **about}, indent=1).encode())
+    folder = Path(folder)
+    names = (f"unet/{weights.CONFIG}", f"unet/{weights.WEIGHTS}", f"scheduler/{folders.SCHEDULER}")
+    digests = {name: folders.digest_of(folder / name) for name in names}
+    with replacing(folder / folders.EXTRA) as file:
+        extra = {"levels": denoiser.levels, **about, "files": digests}
+        file.write(documents.signed(extra).encode())
 
 
 def _folder(model: str | Path) -> Path:
     folder = HOME / model if model in BUNDLED else Path(model)
-    if folder.is_dir():
+    if os.path.isdir(folder):  # False also where a path is too long to be one
         return folder
-    if isinstance(model, str) and HUB_ID.fullmatch(model) and not folder.parent.is_dir():
+    if folder.suffix in PICKLES:
+        raise InputError(
+            f"{model}: files of this kind are programs, which are not run here. A state dict of "
+            "improved-diffusion or guided-diffusion is read as .pt, with flags: rename it; any "
+            "other, load with its own code and wrap the network in dpdiff.Denoiser"
+        )
+    if isinstance(model, str) and HUB_ID.fullmatch(model) and not os.path.isdir(folder.parent):
         return _from_hub(model)
     raise InputError(
         f"there is no model {str(model)!r}: give a bundled name ({', '.join(BUNDLED)}), "
@@ -187,35 +220,3 @@ def _from_hub(name: str) -> Path:
         raise InputError(
             f"{name!r} is no folder here, and cannot be fetched from the Hugging Face hub: {error}"
         ) from error
-
-
-def _layout(folder: Path) -> tuple[Path, Path]:
-    """Where network and scheduler config lie: in rooms of a pipeline, or side by side."""
-    if (folder / "unet").is_dir():
-        return folder / "unet", folder / "scheduler"
-    return folder, folder
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
-
-
-def _network(folder: Path) -> torch.nn.Module:
-    from diffusers import UNet2DModel
-
-    kind = _json(folder / "config.json").get("_class_name")
-    if kind != "UNet2DModel":
-        raise InputError(f"{folder} holds a {kind}; only UNet2DModel is read")
-    try:
-        return UNet2DModel.from_pretrained(
-            folder,
-            use_safetensors=True,
-            local_files_only=True,
-            torch_dtype=torch.float32,
-            low_cpu_mem_usage=False,
-        )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"cannot load the network in {folder}: {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dpdiff.errors import InputError
+from dpdiff.noise import LONGEST
+from dpdiff.runtime import documents
 
 # Of the networks published with Improved DDPM: what differs from the defaults of `Flags`.
 _CIFAR10 = {"image_size": 32, "num_res_blocks": 3, "learn_sigma": True}
@@ -39,6 +40,7 @@ MULTIPLIERS = {
 }
 NOISE_SCHEDULES = ("linear", "cosine")
 NORM_GROUPS = 32
+LARGEST = 2**14  # of sizes in pixels, channels and blocks
 
 # Flags of training and precision, which a trained network in float32 does not depend on.
 IGNORED = {"dropout", "use_kl", "rescale_learned_sigmas", "use_checkpoint", "use_fp16", "lr"}
@@ -137,8 +139,9 @@ class Flags:
             known = ", ".join(NOISE_SCHEDULES)
             raise InputError(f"noise_schedule is one of {known}; got {self.noise_schedule!r}")
         for name in ("image_size", "num_channels", "num_res_blocks", "diffusion_steps"):
-            if getattr(self, name) < 1:
-                raise InputError(f"flag {name} is at least 1, got {getattr(self, name)}")
+            most = LONGEST if name == "diffusion_steps" else LARGEST
+            if not 1 <= getattr(self, name) <= most:
+                raise InputError(f"flag {name} lies in 1…{most}, got {getattr(self, name)}")
         if min(self.attention_resolutions, default=1) < 1:
             raise InputError("attention_resolutions are at least 1")
         self._check_widths()
@@ -199,9 +202,9 @@ class Flags:
 def conditional(found: str) -> str:
     """Why class-conditional models are refused, and what to do with one."""
     return (
-        f"{found}: the model is class-conditional. Build it with its own code, hold the labels "
-        "fixed in a function of (x, index), and wrap that: dpdiff.Denoiser(function, noise, "
-        "shape=...)"
+        f"{found}: the model is class-conditional. Build it with its own code, hold the class "
+        "fixed, and wrap that: dpdiff.Denoiser(dpdiff.Conditioned(network, y=3), noise, shape=...) "
+        "is the model of one class"
     )
 
 
@@ -219,12 +222,9 @@ def _values(flags: Mapping[str, Any] | str | Path | None) -> dict[str, Any]:
     if text.startswith("-"):
         return _parse(text)
     try:
-        values = json.loads(Path(text).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"flags {text!r}: no preset ({presets}), no JSON file: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{text} holds a {type(values).__name__}; flags are a JSON object")
-    return values
+        return documents.read(text)
+    except InputError as error:
+        raise InputError(f"flags: no preset ({presets}), no JSON file: {error}") from error
 
 
 def _parse(text: str) -> dict[str, str]:

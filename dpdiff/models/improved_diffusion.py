@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from dpdiff.errors import InputError
 from dpdiff.models.conversion import diffusers_weights
 from dpdiff.models.flags import NORM_GROUPS, Flags, conditional
 from dpdiff.noise import NoiseSchedule
+from dpdiff.runtime import tensors
 
 
 class ImprovedUNet(UNet2DModel):
@@ -104,7 +103,7 @@ def load_checkpoint(
     """
     settings = Flags.read(flags)
     try:
-        network = convert(_read(Path(path)), settings)
+        network = convert(tensors.read(path), settings)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     fixed = "small" if settings.sigma_small else "large"
@@ -146,6 +145,11 @@ def convert(state: Mapping[str, Tensor], flags: Flags) -> UNet2DModel:
     """
     if "label_emb.weight" in state:
         raise InputError(conditional("it has the key label_emb.weight"))
+    if flags.num_res_blocks * len(flags.widths) > max(len(state), 1000):
+        raise InputError(
+            f"the flags ask for {flags.num_res_blocks} blocks at {len(flags.widths)} levels, the "
+            f"file has {len(state)} keys"
+        )
     network = _empty(flags)
     weights = diffusers_weights(state, network, new_order=flags.use_new_attention_order)
     network.load_state_dict(weights, assign=True)
@@ -188,24 +192,3 @@ def _set_heads(network: UNet2DModel, flags: Flags) -> None:
             width = module.to_q.in_features
             module.heads = flags.heads(width, up=name.startswith("up_blocks"))
             module.scale = (width // module.heads) ** -0.5
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The dictionary of tensors in a file, or the reason why it is not one."""
-    try:
-        path.open("rb").close()  # a missing file is told apart from a damaged one
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise InputError(f"cannot be read: {error.strerror}") from error
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        need = f"{found[1]} would have to be run" if found else "it is no plain pickle of tensors"
-        raise InputError(
-            f"refused, since it holds more than tensors: {need}. Save the state dict alone, "
-            "torch.save(model.state_dict(), path), where the file is trusted"
-        ) from error
-    except Exception as error:  # a damaged file leads the unpickler to errors of any kind
-        raise InputError("is damaged, or was not written by torch.save") from error
-    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise InputError(f"holds a {type(state).__name__}, not a state dict of named tensors")
-    return dict(state)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +11,11 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from dpdiff.errors import InputError
-from dpdiff.runtime.files import replacing
+from dpdiff.runtime import archive
+from dpdiff.runtime.files import regular
 
+FORMAT = "dpdiff-block"
+VERSION = 2
 LOCK = "lock"
 BLOCKS = 500  # at most so many to a grid: a kill costs every worker 0.2 % of the whole, or less
 
@@ -95,8 +95,8 @@ def remove(folder: Path) -> None:
 class Checkpoints:
     """The finished blocks of one job.
 
-    Every block is a file of its own: a SHA-256 digest of the rest, a JSON header that names the
-    job and the timesteps, and the statistics as ``.npz``. It is complete or absent.
+    Every block is a file of its own, as :mod:`dpdiff.runtime.archive` writes them: a header that
+    names the job and the timesteps, and the statistics. It is complete or absent.
 
     Parameters
     ----------
@@ -108,9 +108,9 @@ class Checkpoints:
     Examples
     --------
     >>> import tempfile
-    >>> kept = Checkpoints(Path(tempfile.mkdtemp()), {"seed": 0})
-    >>> kept.save(np.array([1, 2]), {"mse": np.array([0.5, 0.25])})
-    >>> kept.load()
+    >>> kept, block = Checkpoints(Path(tempfile.mkdtemp()), {"seed": 0}), np.array([1, 2])
+    >>> kept.save(block, {"mse": np.array([0.5, 0.25])})
+    >>> kept.load([block])
     {1: {'mse': array([0.5 , 0.25])}}
     """
 
@@ -119,45 +119,67 @@ class Checkpoints:
 
     def save(self, timesteps: np.ndarray, statistics: Statistics) -> None:
         """Write a finished block; its arrays' first axes run over ``timesteps``."""
-        buffer = io.BytesIO()
-        header = {"job": self.job, "first": int(timesteps[0]), "last": int(timesteps[-1])}
-        buffer.write(json.dumps(header).encode() + b"\n")
-        np.savez(buffer, **statistics)
-        content = buffer.getvalue()
-        with replacing(self.folder / f"t{timesteps[0]:06d}.part") as file:
-            file.write(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+        about = {"format": FORMAT, "version": VERSION, "job": self.job}
+        about["timesteps"] = [int(t) for t in timesteps]
+        archive.write(self.folder / f"t{timesteps[0]:06d}.part", about, statistics)
 
-    def load(self) -> dict[int, Statistics]:
+    def load(self, grid: Sequence[np.ndarray]) -> dict[int, Statistics]:
         """All whole blocks by their first timestep; what is damaged counts as not there.
+
+        Parameters
+        ----------
+        grid : sequence of ndarray
+            The timesteps of every block that the job has.
 
         Raises
         ------
         InputError
-            If a block is of another job, or cannot be read.
+            If a block is of another job, is none of the grid, or does not hold what its timesteps
+            need.
         """
+        blocks = {int(block[0]): block.tolist() for block in grid}
+        found: dict[int, Statistics] = {}
+        for path in sorted(self.folder.glob("*.part")):
+            about, statistics = self._read(path)
+            if about is None:
+                continue
+            self._check(about.get("job"))
+            first = self._fit(path, about.get("timesteps"), statistics, blocks)
+            found[first] = statistics
+            if _kinds(statistics) != _kinds(next(iter(found.values()))):
+                raise InputError(f"{path} holds other statistics than the blocks beside it")
+        return found
+
+    def _read(self, path: Path) -> tuple[dict[str, Any] | None, Statistics]:
+        regular(path)
         try:
-            found = [self._read(path) for path in sorted(self.folder.glob("*.part"))]
-        except OSError as error:
-            raise InputError(f"cannot read {error.filename}: {error.strerror}") from error
-        return {header["first"]: statistics for header, statistics in filter(None, found)}
+            return archive.read(path, FORMAT, VERSION)
+        except InputError:
+            return None, {}
 
     def read(self, first: int) -> Statistics | None:
         """The block that begins there, or None if it is missing or damaged."""
         path = self.folder / f"t{first:06d}.part"
-        whole = self._read(path) if path.exists() else None
-        return whole and whole[1]
-
-    def _read(self, path: Path) -> tuple[dict[str, Any], Statistics] | None:
-        digest, _, content = path.read_bytes().partition(b"\n")
-        if digest.decode("latin-1") != hashlib.sha256(content).hexdigest():
+        about, statistics = self._read(path) if path.exists() else (None, {})
+        if about is None:
             return None
-        header, _, archive = content.partition(b"\n")
-        header = json.loads(header)
-        self._check(header["job"])
-        with np.load(io.BytesIO(archive), allow_pickle=False) as arrays:
-            return header, dict(arrays)
+        self._check(about.get("job"))
+        return statistics
 
-    def _check(self, job: dict[str, Any]) -> None:
+    def _fit(
+        self, path: Path, timesteps: Any, statistics: Statistics, blocks: dict[int, list[int]]
+    ) -> int:
+        """The first timestep of a block, if it is one of the grid's and its arrays are its own."""
+        first = timesteps[0] if isinstance(timesteps, list) and timesteps else None
+        if type(first) is not int or blocks.get(first) != timesteps:
+            raise InputError(f"{path} holds timesteps that are no block of this job: remove it")
+        if {array.shape[:1] for array in statistics.values()} != {(len(timesteps),)}:
+            raise InputError(f"{path} does not hold the numbers of its timesteps: remove it")
+        return first
+
+    def _check(self, job: Any) -> None:
+        if not isinstance(job, dict):
+            raise InputError(f"{self.folder} holds a block that names no job: remove it")
         names = [name for name in {**self.job, **job} if self.job.get(name) != job.get(name)]
         if names:
             differences = "; ".join(
@@ -168,3 +190,7 @@ class Checkpoints:
                 "To go on with it, repeat the command that began it; to begin anew, delete the "
                 "folder or give another file name"
             )
+
+
+def _kinds(statistics: Statistics) -> dict[str, tuple[str, tuple[int, ...]]]:
+    return {name: (array.dtype.str, array.shape[1:]) for name, array in statistics.items()}

@@ -19,9 +19,9 @@ from collections.abc import Iterator, Sequence
 from math import ceil, sqrt
 
 import numpy as np
-from numba import njit
 
 from dpdiff.errors import InputError
+from dpdiff.runtime.compiled import compiled
 from dpdiff.solvers.protocols import Lines
 
 KEEP = 2**28  # bytes of rows kept for reading paths before only every so many are
@@ -58,7 +58,7 @@ def falling(lines: Lines) -> Lines:
     return Lines(const, x, intercept, slope, first)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _push(line, height, slopes, heights, begins, size):
     """Put a line on the envelope, below whose last line it slopes; return the new size.
 
@@ -82,7 +82,7 @@ def _push(line, height, slopes, heights, begins, size):
     return size + 1
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def _find(begins, size, guess, x):
     """The last i < size with ``begins[i] <= x``: strides that double from a guess, then halving."""
     low, high, stride = min(guess, size - 1), size, 1
@@ -101,7 +101,7 @@ def _find(begins, size, guess, x):
     return low
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _row(const, x, intercept, slope, before, after, slopes, heights, begins, k):
     """One row of the recursion: ``after[t] = min_{1 <= s < t} before[s] + L[t, s]``.
 
@@ -119,7 +119,7 @@ def _row(const, x, intercept, slope, before, after, slopes, heights, begins, k):
             after[t] = (const[t] + slopes[found] * x[t]) + heights[found]
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def _last_jump(const, x, intercept, slope, before, t, total, first):
     """The largest s ≥ ``first`` that reaches ``total``, or else comes nearest to it from above."""
     best, place = np.inf, -1

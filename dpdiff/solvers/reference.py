@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
 
+from dpdiff.runtime.compiled import compiled
 from dpdiff.solvers.protocols import Rows, checked
 
 BLOCK = 64  # rows of the costs made and used together
@@ -72,7 +72,7 @@ class Reference:
         return self._best
 
 
-@njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
+@compiled(nogil=True, fastmath={"nnan", "nsz"})
 def _push(best, costs, start):
     """From every finished node t of a block, offer all earlier nodes a path through t."""
     for t in range(start + len(costs) - 1, start - 1, -1):

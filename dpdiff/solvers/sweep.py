@@ -16,8 +16,9 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import islice
 
 import numpy as np
-from numba import config, njit
+from numba import config
 
+from dpdiff.runtime.compiled import compiled
 from dpdiff.solvers.protocols import Rows, checked
 from dpdiff.solvers.reference import BLOCK
 
@@ -28,7 +29,7 @@ WIDEST = 256  # budgets in a strip: eight rows fill half of the first cache
 STRIDE = MARGIN + WIDEST  # from a row to the next; no multiple of a page, so that rows spread
 
 
-@njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
+@compiled(nogil=True, fastmath={"nnan", "nsz"})
 def _relax(target, rows, cost, begin, end, first, last):
     """Offer four rows of the table all paths through the rows ``begin … end - 1``.
 
@@ -53,13 +54,13 @@ def _relax(target, rows, cost, begin, end, first, last):
             target[k + d] = min(min(min(min(target[k + d], p + d0), q + d1), r + d2), s + d3)
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def _columns(reach, first, last):
     """How many budgets ``first … last`` are at most ``reach``; more, to fill whole vectors."""
     return max(0, min(WIDEST, (min(last, reach) - first + 32) // 32 * 32))
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def _gather(strip, costs, start, first, last):
     """Bring the finished rows ``0 … start - 1`` to a block of rows from ``start`` on."""
     rows = strip.reshape(-1)
@@ -71,7 +72,7 @@ def _gather(strip, costs, start, first, last):
             _relax(target, rows, costs[t : t + 4], begin, end, first, last)
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def _finish(strip, costs, start, first, last):
     """Bring the rows of a block to each other, in order: after this they are final."""
     rows = strip.reshape(-1)
@@ -209,7 +210,7 @@ class Sweep:
         return nodes[::-1]
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def last_jump(before, costs, total, first):
     """The largest s ≥ ``first`` at which ``before[s] + costs[s]`` is least.
 
@@ -228,7 +229,7 @@ def last_jump(before, costs, total, first):
     return place
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def _descend(strips, width, costs, rough, start, nodes, left, sums):
     """Follow many paths down through a block of rows, adding up what their jumps cost."""
     for t in range(start + len(costs) - 1, start - 1, -1):

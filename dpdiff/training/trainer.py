@@ -20,7 +20,7 @@ from dpdiff import data, models
 from dpdiff.data import FORMATS
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
-from dpdiff.runtime.files import replacing
+from dpdiff.runtime import tensors
 from dpdiff.training.losses import losses
 from dpdiff.training.recipes import BROUGHT, RECIPES, Recipe, build_network, build_noise
 
@@ -203,22 +203,24 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "rate": self.rate.state_dict(),
         }
-        with replacing(self.folder / CHECKPOINT) as file:
-            torch.save(state, file)
+        tensors.write(self.folder / CHECKPOINT, state)
 
     def _resume(self) -> None:
         path = self.folder / CHECKPOINT
         if not path.exists():
             return
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        state = tensors.read_sealed(path, self.device)
         for name, own in (("recipe", repr(self.recipe)), ("images", self.digest)):
-            if state[name] != own:
+            if state.get(name) != own:
                 raise InputError(
                     f"{path} was made with another {name}; choose another folder or remove the file"
                 )
-        self.step, self.history, self.best = state["step"], state["history"], state["best"]
-        for name in ("network", "average", "optimizer", "rate"):
-            getattr(self, name).load_state_dict(state[name])
+        try:
+            self.step, self.history, self.best = state["step"], state["history"], state["best"]
+            for name in ("network", "average", "optimizer", "rate"):
+                getattr(self, name).load_state_dict(state[name])
+        except Exception as error:  # torch says in many ways that a state is not this one
+            raise InputError(f"{path} does not hold this training's state: {error}") from error
 
 
 def _places(draws: int, count: int) -> np.ndarray:
