@@ -28,7 +28,17 @@ PACKAGE = Path(__file__).resolve().parent.parent / "dpdiff"
 #: From the ground up. A room imports rooms that stand before it, and nothing else.
 ROOMS = [
     *("version", "errors", "runtime", "noise", "elbo", "schedule", "solvers", "variance", "data"),
-    *("denoiser", "noising", "costs", "sampling", "evaluation", "models", "quality", "training"),
+    *(
+        "denoiser",
+        "noising",
+        "jumps",
+        "costs",
+        "sampling",
+        "evaluation",
+        "models",
+        "quality",
+        "training",
+    ),
     *("plotting", "integrations", "teaching", "cli", "__main__"),
 ]
 

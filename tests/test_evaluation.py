@@ -40,7 +40,7 @@ def test_scoring_together_equals_scoring_apart(counted, toy_images):
         alone = evaluate(denoiser, toy_images, schedule, seed=3, batch_size=4, progress=False)
         np.testing.assert_array_equal(score.image_bits, alone.image_bits)
         np.testing.assert_array_equal(score.edge_bits, alone.edge_bits)
-        assert score.prior_bits == alone.prior
+        assert score.prior_bits == alone.prior_bits
 
 
 def test_two_networks_cannot_be_scored_in_one_call(toy, counted, toy_images):
