@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,9 @@ from torch import Tensor
 
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule, per_example
-from dpdiff.runtime.networks import InPrecision
+from dpdiff.runtime.asking import Place, ask, checked_arguments, checked_shape, finite
+from dpdiff.runtime.identity import identity as identity_of
+from dpdiff.runtime.networks import InPrecision, dtype_of
 from dpdiff.variance import Moments, rule_named
 
 # What a network's output estimates: x̂_0 from (f, g, x_t, output), and the target that it is
@@ -40,9 +42,10 @@ class Denoiser:
     Parameters
     ----------
     network : callable
-        ``network(x, index)`` takes a float32 tensor ``(B, *shape)`` and 0-based long indices
-        ``(B,)`` (timestep ``t`` is index ``t - 1``), and returns a tensor or an object with
-        ``.sample``. A ``torch.nn.Module`` is put in evaluation mode.
+        ``network(x, index)`` takes a tensor ``(B, *shape)``, in the dtype of its weights (float32
+        if it has none), and 0-based long indices ``(B,)`` (timestep ``t`` is index ``t - 1``). It
+        returns a tensor, a tuple that begins with one, or an object with ``.sample``. A
+        ``torch.nn.Module`` is put in evaluation mode.
     noise : NoiseSchedule
         The schedule it was trained with.
     predicts : {"eps", "x0", "v"}
@@ -63,11 +66,20 @@ class Denoiser:
         that follows from ``variance``.
     error : ndarray, shape (T + 1,), optional
         ``m(t)/D`` as measured, which ``optimal`` needs. :meth:`with_variance` fills it in.
+    device : str or torch.device, optional
+        Where a plain function computes; by default the CPU. A network with weights is run where
+        they are, whatever this says.
+    identity : str, optional
+        A name for what the network computes, which goes into the fingerprint. A plain function
+        needs one, if costs are to be saved and used again, where its code and what it closes
+        over cannot be seen through (:func:`dpdiff.runtime.identity.identity`). Change it
+        whenever the function changes.
 
     Raises
     ------
     InputError
-        If an argument is not one of the above.
+        If an argument is not one of the above, or ``predicts`` is ``eps`` and nothing of the
+        data is left at T (β_T = 1), where the noise says nothing of them.
 
     Examples
     --------
@@ -80,15 +92,23 @@ class Denoiser:
     noise: NoiseSchedule
     predicts: str = "eps"
     variance: str = "large"
-    shape: tuple[int, ...] = field(kw_only=True)
-    levels: int | None = field(default=256, kw_only=True)
-    clip: bool | None = field(default=None, kw_only=True)
-    outputs_variance: bool | None = field(default=None, kw_only=True)
-    error: np.ndarray | None = field(default=None, kw_only=True, repr=False)
+    _: KW_ONLY
+    shape: tuple[int, ...]
+    levels: int | None = 256
+    clip: bool | None = None
+    outputs_variance: bool | None = None
+    error: np.ndarray | None = field(default=None, repr=False)
+    device: torch.device = Place()  # noqa: RUF009 - a descriptor, as dataclasses know them
+    identity: str | None = None
 
     def __post_init__(self) -> None:
-        if self.predicts not in READINGS:
+        if not isinstance(self.predicts, str) or self.predicts not in READINGS:
             raise InputError(f"predicts is one of {', '.join(READINGS)}; got {self.predicts!r}")
+        if not callable(self.network) or not isinstance(self.noise, NoiseSchedule):
+            raise InputError(
+                "a Denoiser is made of a network, which is called as network(x, index), and a "
+                f"NoiseSchedule; got {type(self.network).__name__} and {type(self.noise).__name__}"
+            )
         rule = rule_named(self.variance)
         if rule.needs_error and self.error is None:
             raise InputError(
@@ -99,13 +119,27 @@ class Denoiser:
             object.__setattr__(self, "outputs_variance", rule.needs_output)
         if rule.needs_output and not self.outputs_variance:
             raise InputError(f"this network has no variance output, so {rule.name} is not for it")
-        if self.levels is not None and self.levels < 2:
-            raise InputError(f"levels is None or at least 2, got {self.levels}")
         if self.clip is None:
             object.__setattr__(self, "clip", self.levels is not None)
-        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        object.__setattr__(self, "shape", checked_shape(self.shape))
+        self._check_settings()
         if isinstance(self.network, torch.nn.Module):
             self.network.eval()
+
+    def _check_settings(self) -> None:
+        levels = self.levels
+        if levels is not None and (not isinstance(levels, int | np.integer) or levels < 2):
+            raise InputError(f"levels is None or an integer, at least 2, got {levels!r}")
+        for name in ("clip", "outputs_variance"):
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                raise InputError(f"{name} is True or False, got {getattr(self, name)!r}")
+        if self.identity is not None and not isinstance(self.identity, str):
+            raise InputError(f"identity is a string, got {self.identity!r}")
+        if self.predicts == "eps" and self.noise.f[-1] == 0:
+            raise InputError(
+                "the last timestep holds no signal (β_T = 1), and from the noise alone no data "
+                'can be told: such a model predicts "x0" or "v", not "eps"'
+            )
 
     @property
     def dims(self) -> int:
@@ -113,10 +147,9 @@ class Denoiser:
         return math.prod(self.shape)
 
     @property
-    def device(self) -> torch.device:
-        """Where the network's weights are (the CPU if it has none)."""
-        weights = getattr(self.network, "parameters", lambda: iter(()))()
-        return next((w.device for w in weights), torch.device("cpu"))
+    def dtype(self) -> torch.dtype:
+        """What the network's inputs are cast to: the dtype of its weights, or float32."""
+        return dtype_of(self.network)
 
     @property
     def reading(self) -> tuple[Any, ...]:
@@ -128,13 +161,19 @@ class Denoiser:
     def fingerprint(self) -> str:
         """A digest of weights, noise schedule and parameterisation, kept with measured costs.
 
-        A network without weights (a plain function) is told apart by the rest alone. One whose
-        weights do not tell all that it computes can say the rest in a string ``layout``.
+        A network without weights (a plain function) counts by what is seen of its code, or by
+        ``identity``. One whose weights do not tell all that it computes can say the rest in a
+        string ``layout``.
         """
+        network = self.unwrapped.network
         digest = hashlib.sha256()
         digest.update(repr(self.reading).encode() + self.noise.fingerprint.encode())
-        digest.update(getattr(self.network, "layout", "").encode())
-        weights = getattr(self.network, "state_dict", dict)()
+        digest.update(str(getattr(network, "layout", "")).encode())
+        weights = getattr(network, "state_dict", dict)()
+        if self.identity is not None:
+            digest.update(b"identity" + self.identity.encode())
+        elif not weights:
+            digest.update(identity_of(network).encode())
         for name in sorted(weights):
             digest.update(name.encode())
             digest.update(weights[name].detach().float().cpu().numpy().tobytes())
@@ -193,9 +232,9 @@ class Denoiser:
 
     @property
     def precision(self) -> str:
-        """What :meth:`with_precision` was given: ``bf16``, ``bf16, compiled`` … or ``float32``."""
+        """What :meth:`with_precision` was given: ``bf16``, ``bf16, compiled`` … or the weights'."""
         if not isinstance(self.network, InPrecision):
-            return "float32"
+            return str(self.dtype).removeprefix("torch.").replace("bfloat16", "bf16")
         return self.network.precision + (", compiled" if self.network.compiled else "")
 
     def __call__(self, x_t: Tensor, t: int | np.ndarray) -> Prediction:
@@ -204,16 +243,19 @@ class Denoiser:
         Parameters
         ----------
         x_t : Tensor, shape (B, ...)
-            Noisy examples; the result is computed in their dtype, the network runs in float32.
+            Noisy floats; the result is computed in their dtype, the network runs in its own.
         t : int or ndarray of int, shape (B,)
             Timesteps in 1 … T.
 
         Raises
         ------
         InputError
-            If the network's output has another shape, or is not finite; the timestep is named.
+            If arguments or the network's output have another shape, a timestep lies outside
+            1 … T, or the network fails. An output that is not finite is refused too, and the
+            timestep named; on other devices than the CPU, where looking would mean waiting, it
+            becomes NaN, which :func:`dpdiff.measure` and the like refuse when they see it.
         """
-        timesteps = np.broadcast_to(np.asarray(t), len(x_t))
+        timesteps = checked_arguments(x_t, t, self.shape, self.noise.T)
         output, v = self.network_output(x_t, timesteps)
         return Prediction(self.read(x_t, timesteps, output), v)
 
@@ -225,22 +267,10 @@ class Denoiser:
 
     def network_output(self, x_t: Tensor, timesteps: np.ndarray) -> tuple[Tensor, Tensor | None]:
         """The network's prediction and ``v``, in the dtype of ``x_t``, checked."""
-        index = torch.as_tensor(timesteps - 1, device=x_t.device)
-        output = self.network(x_t.float(), index)
-        output = getattr(output, "sample", output)
         channels = self.shape[0] * (2 if self.outputs_variance else 1)
-        expected = (len(x_t), channels, *self.shape[1:])
-        if tuple(output.shape) != expected:
-            raise InputError(
-                f"at timestep {timesteps[0]} the network returned shape {tuple(output.shape)}, "
-                f"expected {expected} (shape {self.shape}, "
-                f"outputs_variance {self.outputs_variance})"
-            )
-        finite = output.isfinite().flatten(1).all(1)
-        if not finite.all():
-            t = timesteps[int(torch.argmin(finite.int()))]
-            raise InputError(f"the network's output is not finite at timestep {t}")
-        output = output.to(x_t.dtype)
+        x = x_t.to(self.device, self.dtype)
+        output = ask(self.network, x, timesteps, (len(x), channels, *self.shape[1:]))
+        output = finite(output, timesteps).to(x_t.device, x_t.dtype)
         if not self.outputs_variance:
             return output, None
         prediction, raw = output.chunk(2, dim=1)

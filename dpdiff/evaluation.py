@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,13 @@ import torch
 from tqdm import tqdm
 
 from dpdiff import data, noising
-from dpdiff.denoiser import Denoiser, Prediction
-from dpdiff.elbo import decoder_cost, jump_cost
-from dpdiff.errors import InputError
-from dpdiff.noise import per_example
+from dpdiff.denoiser import Denoiser
+from dpdiff.errors import InputError, check_counts
+from dpdiff.jumps import jump_nats
+from dpdiff.runtime import random_streams
+from dpdiff.runtime.asking import not_finite
 from dpdiff.runtime.checkpoints import cut
-from dpdiff.runtime.networks import halving_batches
+from dpdiff.runtime.memory import Halving
 from dpdiff.runtime.prefetch import prefetch
 from dpdiff.runtime.workers import ALONE, Workers
 from dpdiff.schedule import Schedule
@@ -176,9 +178,9 @@ def evaluate_many(
     [2, 1]
     """
     model = _one_model(jobs, two_node_decoder)
+    random_streams.check_seed(seed)
+    check_counts(batch_size=batch_size)
     images = data.check(images, model.shape, model.levels)
-    if batch_size < 1:
-        raise InputError(f"a batch holds at least one image, got batch_size = {batch_size}")
     own = workers.share(cut(np.arange(len(images)), batch_size))
     calls = [(t, rows) for t in sorted({t for _, s in jobs for t, _ in s.jumps}) for rows in own]
     batches = prefetch(
@@ -192,12 +194,14 @@ def evaluate_many(
         disable=not (progress and workers.first),
     )
     nats = [np.empty((schedule.steps, len(images))) for _, schedule in jobs]
+    halving = Halving()
     with workers.named(), bar:
         for (t, rows), batch in zip(calls, batches, strict=True):
-            outcome = noising.predict(model, batch)
-            for job, costs in zip(jobs, nats, strict=True):
-                for edge in np.flatnonzero(np.array(job[1].timesteps[1:]) == t):
-                    costs[edge, rows] = _edge_nats(job, edge, *outcome, two_node_decoder)
+            edges = _edges(jobs, t)
+            look = partial(_look, model, jobs, edges, batch, two_node_decoder)
+            found = np.concatenate(halving(look, len(rows)), axis=1)
+            for (job, edge), costs in zip(edges, found, strict=True):
+                nats[job][edge, rows] = costs
             bar.update()
     nats = _gathered(nats, np.concatenate([*own, np.zeros(0, int)]), workers)
     bits, prior = model.dims * np.log(2), noising.prior_costs(model, images)
@@ -206,6 +210,8 @@ def evaluate_many(
 
 def _one_model(jobs: Sequence[Job], two_node_decoder: bool) -> Denoiser:
     """The model of all jobs, which must be one, read in one way, on one grid."""
+    if not jobs or not all(isinstance(schedule, Schedule) for _, schedule in jobs):
+        raise InputError("at least one schedule is evaluated, each a dpdiff.Schedule")
     models = [denoiser for denoiser, _ in jobs]
     readings = {(id(m.network), m.noise.fingerprint, m.reading) for m in models}
     if len(readings) != 1:
@@ -214,38 +220,34 @@ def _one_model(jobs: Sequence[Job], two_node_decoder: bool) -> Denoiser:
             "output, and differ in schedule and variance alone; evaluate other models apart"
         )
     for denoiser, schedule in jobs:
-        schedule.check_end(denoiser.noise.T)
+        schedule.check_noise(denoiser.noise)
         if two_node_decoder and (schedule.steps < 2 or denoiser.variance == "optimal"):
             raise InputError("the two-node decoder needs two steps and a variance of its own")
-    return halving_batches(models[0])
+    return models[0]
 
 
-def _edge_nats(
-    job: Job, edge: int, x0: torch.Tensor, prediction: Prediction, two_node_decoder: bool
+def _edges(jobs: Sequence[Job], t: int) -> list[tuple[int, int]]:
+    """Which jumps of which jobs begin at t."""
+    begins = (np.array(schedule.timesteps[1:]) for _, schedule in jobs)
+    return [(job, edge) for job, ts in enumerate(begins) for edge in np.flatnonzero(ts == t)]
+
+
+def _look(
+    model: Denoiser,
+    jobs: Sequence[Job],
+    edges: list[tuple[int, int]],
+    batch: noising.Batch,
+    two_node_decoder: bool,
+    rows: slice,
 ) -> np.ndarray:
-    """What a jump costs each image, in nats, from what was predicted at its beginning."""
-    denoiser, schedule = job
-    t, s = schedule.jumps[edge]
-    if s > 0:
-        gap, u = denoiser.noise.snr_gap(t, s), denoiser.log_ratio(t, s, prediction)
-        costs = jump_cost(u, (x0 - prediction.x0) ** 2, gap)
-    else:
-        rule = _two_node_log_variance if two_node_decoder else _log_variance
-        costs = decoder_cost(x0, prediction.x0, rule(job, t, prediction), denoiser.levels)
-    return costs.flatten(1).sum(1).cpu().numpy()
-
-
-def _log_variance(job: Job, t: int, prediction: Prediction) -> torch.Tensor:
-    return job[0].decoder_log_variance(t, prediction)
-
-
-def _two_node_log_variance(job: Job, t: int, prediction: Prediction) -> torch.Tensor:
-    """improved-diffusion's decoder variance: ``large`` too starts from the posterior's there."""
-    denoiser, schedule = job
-    low = denoiser.noise.posterior(*schedule.timesteps[2:0:-1])[2]
-    if denoiser.variance == "learned_range":
-        return low + (denoiser.noise.log_g2[t] - low) * prediction.v
-    return per_example(low, prediction.x0)
+    """What some jumps from one timestep cost some images of a batch, shape (edges, images)."""
+    batch = batch.part(rows)
+    outcome = noising.predict(model, batch)
+    costs = [jump_nats(*jobs[job], edge, *outcome, two_node_decoder) for job, edge in edges]
+    costs = torch.stack(costs).cpu().numpy()
+    if np.isnan(costs).any():
+        raise not_finite(batch.t[0])
+    return costs
 
 
 def _gathered(nats: list[np.ndarray], mine: np.ndarray, workers: Workers) -> list[np.ndarray]:

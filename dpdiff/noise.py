@@ -45,7 +45,7 @@ class NoiseSchedule:
     Parameters
     ----------
     betas : array_like, shape (T,)
-        ``β_1 … β_T``, each in (0, 1].
+        ``β_1 … β_T``, each in (0, 1); the last may be 1.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class NoiseSchedule:
     Raises
     ------
     InputError
-        If a beta lies outside (0, 1] or none is given.
+        If a beta lies outside or none is given.
 
     References
     ----------
@@ -84,10 +84,14 @@ class NoiseSchedule:
         self.betas = np.array(given, dtype=np.float64)
         if self.betas.ndim != 1 or self.betas.size == 0:
             raise InputError(f"betas are a list of T numbers, got shape {self.betas.shape}")
-        wrong = np.flatnonzero(~((self.betas > 0) & (self.betas <= 1)))
+        allowed = (self.betas > 0) & (self.betas < 1)
+        allowed[-1] |= self.betas[-1] == 1  # no signal is left, so nothing may come after it
+        wrong = np.flatnonzero(~allowed)
         if wrong.size:
             t = wrong[0] + 1
-            raise InputError(f"betas lie in (0, 1], got β_{t} = {self.betas[t - 1]}")
+            raise InputError(
+                f"betas lie in (0, 1), and the last in (0, 1]; got β_{t} = {self.betas[t - 1]}"
+            )
         self.T = self.betas.size
         with np.errstate(divide="ignore"):
             self.log_f2 = np.concatenate([[0.0], np.cumsum(np.log1p(-self.betas))])

@@ -21,6 +21,10 @@ class Batch(NamedTuple):
     x0: Tensor
     noise: Tensor
 
+    def part(self, rows: slice) -> Batch:
+        """Some of its images."""
+        return Batch(*(values[rows] for values in self))
+
 
 def prepare(
     denoiser: Denoiser, images: np.ndarray, t: np.ndarray, rows: np.ndarray, seed: int
@@ -52,10 +56,15 @@ def prepare(
     return batch
 
 
+def place(denoiser: Denoiser) -> torch.device:
+    """Where numbers about a denoiser are reckoned in float64, which Apple's GPUs do not have."""
+    return torch.device("cpu") if denoiser.device.type == "mps" else denoiser.device
+
+
 @torch.inference_mode()
 def predict(denoiser: Denoiser, batch: Batch) -> tuple[Tensor, Prediction]:
     """Noise the images, ask the network, and return ``x_0`` and what is predicted, in float64."""
-    x0, noise = (part.to(denoiser.device, non_blocking=True) for part in batch[1:])
+    x0, noise = (part.to(place(denoiser), non_blocking=True) for part in batch[1:])
     f, g = denoiser.noise.at(batch.t, x0)
     return x0, denoiser(f * x0 + g * noise.double(), batch.t)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,10 +12,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dpdiff.denoiser import Denoiser, Prediction
-from dpdiff.errors import InputError
+from dpdiff.errors import InputError, check_counts
 from dpdiff.runtime import random_streams
+from dpdiff.runtime.asking import not_finite
 from dpdiff.runtime.checkpoints import cut
-from dpdiff.runtime.networks import halving_batches
+from dpdiff.runtime.memory import Halving, ran_out
 from dpdiff.runtime.prefetch import prefetch
 from dpdiff.runtime.workers import ALONE, Workers
 from dpdiff.schedule import Schedule
@@ -191,16 +192,19 @@ def sample(
     >>> sample(silent, Schedule([0, 4, 8]), n=3, progress=False).shape
     torch.Size([3, 2])
     """
-    schedule.check_end(denoiser.noise.T)
+    schedule.check_noise(denoiser.noise)
+    random_streams.check_seed(seed)
+    check_counts(n=n, batch_size=batch_size)
     if sampler not in SAMPLERS:
         raise InputError(f"sampler is one of {', '.join(SAMPLERS)}; got {sampler!r}")
-    if n < 1 or batch_size < 1 or not 0 <= eta <= 1:
-        raise InputError(
-            f"n and batch_size are at least 1 and eta lies in [0, 1]; "
-            f"got n = {n}, batch_size = {batch_size}, eta = {eta}"
-        )
-    if x_T is not None and tuple(x_T.shape) != (n, *denoiser.shape):
-        raise InputError(f"x_T has shape {(n, *denoiser.shape)}, got {tuple(x_T.shape)}")
+    if not isinstance(eta, int | float) or not 0 <= eta <= 1:
+        raise InputError(f"eta lies in [0, 1], got {eta!r}")
+    if x_T is not None and (
+        not isinstance(x_T, Tensor) or tuple(x_T.shape) != (n, *denoiser.shape)
+    ):
+        found = tuple(x_T.shape) if isinstance(x_T, Tensor) else type(x_T).__name__
+        raise InputError(f"x_T is a tensor of shape {(n, *denoiser.shape)}, got {found}")
+    samples = _room_for((n if workers.first else 0, *denoiser.shape))
     random = sampler == "ancestral" or eta > 0
     step = ancestral if sampler == "ancestral" else partial(ddim, eta=eta)
     own = workers.share(cut(np.arange(n), batch_size))
@@ -210,19 +214,42 @@ def sample(
         total=len(own) * schedule.steps,
         disable=not (progress and workers.first),
     )
-    drawn = []
+    drawn, halving = [], Halving()
     with workers.named(), bar:
         for rows in own:
-            begin, noises = _noises(seed, rows, denoiser.shape, schedule, random, x_T)
-            x = begin
-            for state in walk(halving_batches(denoiser), schedule, begin, step, noises):
-                x = state.x
-                bar.update()
-            drawn.append((rows, x.cpu().numpy()))
-    samples = torch.empty((n if workers.first else 0, *denoiser.shape))
+
+            def draw(part: slice, rows: np.ndarray = rows) -> np.ndarray:
+                begin, noises = _noises(seed, rows[part], denoiser.shape, schedule, random, x_T)
+                states = walk(denoiser, schedule, begin, step, noises)
+                return _finished(states, lambda: bar.update(len(rows[part]) / len(rows)))
+
+            drawn.append((rows, np.concatenate(halving(draw, len(rows)))))
     for rows, x in (piece for share in workers.gather(drawn) for piece in share):
         samples[rows] = torch.from_numpy(x)
     return samples
+
+
+def _room_for(shape: tuple[int, ...]) -> Tensor:
+    """Memory for the samples, before any work is done for them."""
+    try:
+        return torch.empty(shape)
+    except (RuntimeError, MemoryError, OverflowError, TypeError) as error:
+        if isinstance(error, RuntimeError) and not (ran_out(error) or "overflow" in str(error)):
+            raise
+        raise InputError(f"memory does not hold {shape[0]} samples: draw fewer") from error
+
+
+def _finished(states: Iterator[State], tick: Callable[[], Any]) -> np.ndarray:
+    """Where the states lead to; that all were finite is seen in the end, so none is waited for."""
+    finite, begins = [], []
+    for state in states:
+        tick()
+        finite.append(state.x0.isfinite().all())
+        begins.append(state.t)
+    found = torch.stack(finite).cpu().numpy()
+    if not found.all():
+        raise not_finite(f"before {begins[int(np.argmin(found))]}")
+    return state.x.cpu().numpy()
 
 
 def _noises(

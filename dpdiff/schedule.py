@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
+from numbers import Integral
 from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,9 +93,8 @@ class Schedule:
     def check_noise(self, noise: NoiseSchedule) -> None:
         """Refuse to be used with another noise schedule than the one it was found for."""
         self.check_end(noise.T)
-        own = self.provenance.get("noise_schedule")
+        name, own = (self.provenance.get(key) for key in ("model", "noise_schedule"))
         if own not in (None, noise.fingerprint):
-            name = self.provenance.get("model", "unknown")
             raise InputError(
                 f"the schedule was found for model {name!r}, whose noise schedule is {own}; the "
                 f"model given has {noise.fingerprint}: its timesteps mean other noise"
@@ -131,11 +131,10 @@ class Schedule:
 
     @classmethod
     def _rounded(cls, T: int, steps: int, power: int) -> Schedule:
-        if not 1 <= steps <= T:
-            raise InputError(f"the number of steps lies in 1…{T}, got {steps}")
+        if not isinstance(T, Integral) or not isinstance(steps, Integral) or not 1 <= steps <= T:
+            raise InputError(f"the number of steps is an integer in 1…{T}, got {steps!r}")
         # Exact integer rounding (halves go up), the same on every machine.
-        scale = steps**power
-        nodes = [0]
+        T, scale, nodes = int(T), int(steps) ** power, [0]
         for i in range(1, steps + 1):
             nodes.append(max((2 * T * i**power + scale) // (2 * scale), nodes[-1] + 1))
         return cls(tuple(nodes))

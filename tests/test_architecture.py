@@ -43,6 +43,7 @@ ROOMS = [
     "data",
     "denoiser",
     "noising",
+    "jumps",
     "costs",
     "sampling",
     "evaluation",

@@ -22,7 +22,7 @@ def optimized(tmp_path_factory):
 
 
 def test_optimize_writes_schedules_with_their_provenance(optimized):
-    schedule = dpdiff.Schedule.load(optimized / "dp_0008.json")
+    schedule = dpdiff.Schedule.load(optimized / "dp_8.json")
     assert (schedule.steps, schedule.T) == (8, 4000)
     costs = dpdiff.Costs.load(optimized / "costs.npz")
     assert costs.variance == "optimal"
@@ -34,7 +34,7 @@ def test_optimize_writes_schedules_with_their_provenance(optimized):
     assert about["costs"]["data"] == "digits"
     assert about["costs"]["per_step"] == 2
     assert about["costs"]["model"] == dpdiff.load("digits").fingerprint
-    assert (optimized / "dp_0004.json").exists()
+    assert (optimized / "dp_4.json").exists()
 
 
 def test_solve_again_under_another_rule(optimized, tmp_path, capsys):
@@ -104,5 +104,5 @@ def test_importing_is_light():
 
 
 def test_provenance_is_json(optimized):
-    document = json.loads((optimized / "dp_0004.json").read_text())
+    document = json.loads((optimized / "dp_4.json").read_text())
     assert document["format"] == "dpdiff-schedule"

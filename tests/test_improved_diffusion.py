@@ -393,3 +393,15 @@ def test_the_command_line_takes_flags(tmp_path, golden, capsys):
     assert "even:2" in capsys.readouterr().out
     assert main(command) == 2
     assert "give flags" in capsys.readouterr().err
+
+
+def test_lines_of_the_sampling_scripts_are_taken():
+    """What they say of sampling, respacing included, does not concern the network."""
+    model = "--image_size 64 --num_channels 192 --num_head_channels 64 --learn_sigma True "
+    sampling = (
+        "--model_path m.pt --batch_size 4 --num_samples 100 --timestep_respacing 250 "
+        "--classifier_path c.pt --classifier_scale 1.0 --classifier_depth 4 --use_ddim False"
+    )
+    assert Flags.read(model + sampling) == Flags.read(model)
+    with pytest.raises(InputError, match="leave out timestep_respacing"):
+        Flags.read(model + "--timestep_respacing 250")

@@ -15,7 +15,7 @@ from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.evaluation import evaluate, rounding_effect
 from dpdiff.noise import NoiseSchedule
-from dpdiff.runtime.networks import HalvingBatches, halving_batches
+from dpdiff.runtime.memory import Halving
 from dpdiff.sampling import sample
 from dpdiff.schedule import Schedule
 
@@ -161,20 +161,70 @@ def test_memory_that_runs_out_halves_the_batch(model, toy_images, capsys):
         ]
 
 
-def test_memory_for_not_even_one(model):
+def test_memory_for_not_even_one(model, toy_images):
     def starved(x, index):
         raise torch.OutOfMemoryError("out of memory")
 
     with pytest.raises(InputError, match="a single example"):
-        halving_batches(replace(model, network=starved))(torch.zeros(4, 1, 4, 4), 3)
+        measure(replace(model, network=starved), toy_images, progress=False)
 
 
-def test_networks_that_return_objects_may_be_split():
-    class Output:
-        def __init__(self, sample):
-            self.sample = sample
+def test_what_is_kept_on_the_device_makes_room():
+    """Memory is full of what earlier batches left: it is moved away, not given up."""
+    kept, sizes = [], []
 
-    network = HalvingBatches(lambda x, index: Output(x))
-    network.limit = 2
-    x = torch.arange(5.0)[:, None]
-    assert (network(x, torch.arange(5)) == x).all()
+    def work(rows):
+        sizes.append(rows.stop - rows.start)
+        if kept:
+            raise RuntimeError("MPS backend out of memory")
+        return sizes[-1]
+
+    def make_room():
+        freed = bool(kept)
+        kept.clear()
+        return freed
+
+    halving = Halving()
+    halving.limit = 1
+    kept.append("much")
+    assert halving(work, 2, make_room) == [1, 1]
+    assert sizes == [1, 1, 1]
+    kept.append("and more")
+    with pytest.raises(InputError, match="single example"):
+        halving(work, 1)
+
+
+def test_other_errors_are_not_taken_for_scarce_memory():
+    def broken(rows):
+        raise RuntimeError("bad shape")
+
+    with pytest.raises(RuntimeError, match="bad shape"):
+        Halving()(broken, 4)
+
+
+def test_memory_that_runs_out_in_the_statistics_halves_the_batch(model, toy_images, monkeypatch):
+    from dpdiff.costs import statistics
+
+    expected, per_image, sizes = (
+        measure(model, toy_images, progress=False),
+        statistics.per_image,
+        [],
+    )
+
+    def scarce(denoiser, t, *rest):
+        sizes.append(len(t))
+        if len(t) > 5:
+            raise torch.OutOfMemoryError("out of memory")
+        return per_image(denoiser, t, *rest)
+
+    monkeypatch.setattr(statistics, "per_image", scarce)
+    found = measure(model, toy_images, batch_size=24, progress=False)
+    assert sizes[:3] == [24, 12, 6]
+    assert max(sizes[3:]) == 3
+    for name, values in expected.statistics.items():
+        np.testing.assert_allclose(found.statistics[name], values, rtol=1e-4, atol=1e-9)
+
+
+def test_reduced_precision_copies_no_weights(model):
+    reduced = model.with_precision("bf16")
+    assert reduced.network._run is model.network

@@ -3,76 +3,94 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 import dpdiff
+from dpdiff.cli import checks, choosing
 from dpdiff.cli.finished import clear_up, command_digest, finished_costs
+from dpdiff.cli.report import report, report_rounding
 from dpdiff.errors import InputError
 from dpdiff.runtime import checkpoints
-from dpdiff.runtime.files import write_all
 from dpdiff.runtime.workers import device, join
 
 if TYPE_CHECKING:
     from dpdiff.costs.costs import Costs
     from dpdiff.denoiser import Denoiser
-    from dpdiff.schedule import Schedule
-    from dpdiff.solvers.plan import Plan
+
+BUDGETS = (8, 16, 32, 64, 128, 256)
 
 
 def optimize(options: argparse.Namespace) -> None:
     """Measure, solve, write the schedules, print the table."""
-    folder = _folder(options.out)
-    options.out = folder / "costs.npz"
-    costs = measure(options)
+    folder = checks.output_folder(options.out, what="--out")
+    out = folder / "costs.npz"
+    if out.exists() and not out.is_file():
+        raise InputError(f"{out} is no file that could be written: give another --out")
+    costs = _measure_into(out, options)
     if join().first:
-        _report(costs, options.steps, options.model, folder)
+        budgets = checks.budgets_for(options.steps, BUDGETS, costs.T)
+        report(costs, budgets, options.model, folder)
 
 
-def measure(options: argparse.Namespace) -> Costs:
+def measure(options: argparse.Namespace) -> None:
     """Measure a model's costs and write them."""
-    out = Path(options.out)
-    if not out.parent.is_dir():
-        raise InputError(f"there is no folder {out.parent} to write {out.name} into")
+    _measure_into(checks.output_file(options.out, what="--out"), options)
+
+
+def _measure_into(out: Path, options: argparse.Namespace) -> Costs:
+    """Check all that can be checked, then measure, and write a costs file."""
     workers, unfinished = join(), Path(f"{out}.parts")
+    if unfinished.exists() and not unfinished.is_dir():
+        raise InputError(f"{unfinished}, where unfinished work is kept, is a file: move it away")
+    rule = None if options.variance == "optimal" else options.variance  # which is read off costs
+    denoiser = choosing.denoiser_for(options, rule=rule)
+    checks.budgets_for(options.steps, BUDGETS, denoiser.noise.T)  # now, not when all is measured
+    images = choosing.images_for(options, denoiser)
+    if len(images) < 2:
+        raise InputError(f"{options.data} has {len(images)} image: measuring takes at least two")
+    checks.make_folder(out.parent)
     with checkpoints.locked(unfinished) if workers.first else nullcontext():
-        denoiser = _denoiser(options)
-        if options.run is optimize:
-            _check_budgets(options.steps, denoiser.noise.T)  # now, not when all is measured
-        images = dpdiff.images(options.data, split=options.split, shape=denoiser.shape)
-        _report_rounding(denoiser, images)
         command = command_digest(denoiser, images, options)
-        found = finished_costs(out, command) if workers.first else None
-        costs = workers.broadcast(found)
-        if costs is None:
-            about = {"name": options.model, "data": options.data, "split": options.split}
-            costs = _measure_anew(denoiser, images, unfinished, options)
-            about |= {"command": command}
-            costs = replace(costs, provenance=costs.provenance | about)
-            if workers.first:
-                costs.save(out)
+        before = workers.broadcast(finished_costs(out, command) if workers.first else None)
+        costs = before or _measure_anew(denoiser, images, unfinished, options, command)
         if workers.first:
+            if before is None:
+                costs.save(out)
             clear_up(unfinished)
-    print(f"costs: {out}" + (" (finished before)" if found else ""))
+    print(f"costs: {out}" + (" (finished before)" if before else ""))
     return costs
 
 
 def _measure_anew(
-    denoiser: Denoiser, images: np.ndarray, folder: Path, options: argparse.Namespace
+    denoiser: Denoiser, images: Any, folder: Path, options: argparse.Namespace, command: str
 ) -> Costs:
+    """Say what is about to happen, and measure."""
+    choosing.try_out(denoiser)
+    choosing.speak(options)
+    report_rounding(denoiser, images)
+    _announce(denoiser, images, options, options.per_step if options.target_stderr is None else 0)
     per_step = options.per_step
     if options.target_stderr is not None:
         per_step = _images_needed(denoiser, images, folder / "pilot", options)
-    return _measure(denoiser, images, per_step, folder, options)
+    costs = _measure(denoiser, images, per_step, folder, options)
+    about = {"name": options.model, "data": options.data, "split": options.split}
+    return replace(costs, provenance=costs.provenance | about | {"command": command})
+
+
+def _announce(denoiser: Denoiser, images: Any, options: argparse.Namespace, per_step: int) -> None:
+    """Say how long it will take; of a pilot, which is short, nothing."""
+    if per_step:
+        from dpdiff.cli.estimate import announcement
+
+        line = announcement(denoiser, images, per_step, options.batch_size, join().count)
+        print(line, flush=True)
 
 
 def _measure(
-    denoiser: Denoiser, images: np.ndarray, per_step: int, folder: Path, options: argparse.Namespace
+    denoiser: Denoiser, images: Any, per_step: int, folder: Path, options: argparse.Namespace
 ) -> Costs:
     """Costs under the rule that was asked for."""
     costs = dpdiff.measure(
@@ -88,14 +106,15 @@ def _measure(
 
 
 def _images_needed(
-    denoiser: Denoiser, images: np.ndarray, folder: Path, options: argparse.Namespace
+    denoiser: Denoiser, images: Any, folder: Path, options: argparse.Namespace
 ) -> int:
     """Measure a few images a timestep, and learn from them how many it takes."""
     from dpdiff.costs import sample_size
 
+    _announce(denoiser, images, options, sample_size.PILOT)
     pilot = _measure(denoiser, images, sample_size.PILOT, folder, options)
-    budgets = [steps for steps in options.steps if 1 <= steps <= pilot.T]
-    needed = sample_size.images_needed(pilot, budgets or [pilot.T], options.target_stderr)
+    budgets = checks.budgets_for(options.steps, BUDGETS, pilot.T)
+    needed = sample_size.images_needed(pilot, budgets, options.target_stderr)
     chosen = min(needed, len(images))
     print(
         f"a pilot with {pilot.provenance['per_step']} images a timestep says: {needed} bring the "
@@ -103,23 +122,36 @@ def _images_needed(
     )
     if chosen < needed:
         print(f"there are only {chosen}: measuring all of them; expect larger standard errors")
+    _announce(denoiser, images, options, chosen)
     return chosen
 
 
 def solve(options: argparse.Namespace) -> None:
     """Solve a costs file, write the schedules, print the table."""
+    folder = checks.output_folder(options.out, what="--out")
     costs = dpdiff.Costs.load(options.costs)
     if options.variance:
         costs = costs.with_variance(options.variance)
-    _report(costs, options.steps, costs.provenance.get("name", "model"), _folder(options.out))
+    budgets = checks.budgets_for(options.steps, BUDGETS, costs.T)
+    checks.make_folder(folder)
+    report(costs, budgets, costs.provenance.get("name", "model"), folder)
 
 
 def sample(options: argparse.Namespace) -> None:
     """Draw samples and write them as one picture."""
-    denoiser = _denoiser(options)
+    out = checks.output_file(options.out, what="--out")
+    denoiser = choosing.denoiser_for(options, rule=options.variance)
+    if len(denoiser.shape) != 3 or denoiser.shape[0] not in (1, 3):
+        raise InputError(
+            f"this model's examples have shape {denoiser.shape}, which is no picture of 1 or 3 "
+            "channels: draw them in Python, with dpdiff.sample"
+        )
+    schedule = choosing.schedule_for(options.schedule, options, denoiser)
+    choosing.try_out(denoiser)
+    choosing.speak(options)
     samples = dpdiff.sample(
         denoiser,
-        _schedule(options.schedule, options, denoiser),
+        schedule,
         n=options.n,
         seed=options.seed,
         sampler=options.sampler,
@@ -131,16 +163,18 @@ def sample(options: argparse.Namespace) -> None:
         return
     from dpdiff.plotting.image_grid import save_image_grid
 
-    save_image_grid(samples.numpy(), options.out)
-    print(f"samples: {options.out}")
+    save_image_grid(samples.numpy(), out)
+    print(f"samples: {out}")
 
 
 def evaluate(options: argparse.Namespace) -> None:
     """Evaluate schedules on held-out images, directly from the network."""
-    denoiser = _denoiser(options)
-    images = dpdiff.images(options.data, split=options.split, shape=denoiser.shape)
-    schedules = [_schedule(text, options, denoiser) for text in options.schedule]
-    _report_rounding(denoiser, images)
+    denoiser = choosing.denoiser_for(options, rule=options.variance)
+    schedules = [choosing.schedule_for(text, options, denoiser) for text in options.schedule]
+    images = choosing.images_for(options, denoiser)
+    choosing.try_out(denoiser)
+    choosing.speak(options)
+    report_rounding(denoiser, images)
     from dpdiff.evaluation import evaluate_many
 
     bounds = evaluate_many(
@@ -165,124 +199,20 @@ def export(options: argparse.Namespace) -> None:
     """Print a schedule as lines of code for another program."""
     from dpdiff.integrations.snippets import ABOUT_A_MODEL, snippet
 
-    denoiser, is_file = None, Path(options.schedule).exists()
     about_model = options.model or options.flags or options.variance
-    if not is_file or about_model or options.to in ABOUT_A_MODEL:
-        options.model = options.model or "digits"
-        denoiser = _denoiser(options)
-        schedule = _schedule(options.schedule, options, denoiser)
+    if about_model or options.to in ABOUT_A_MODEL or not Path(options.schedule).is_file():
+        denoiser = choosing.denoiser_for(options, rule=options.variance)
+        schedule = choosing.schedule_for(options.schedule, options, denoiser)
     else:
-        schedule = dpdiff.Schedule.load(options.schedule)
-    print(snippet(options.to, schedule, denoiser))
+        denoiser, schedule = None, dpdiff.Schedule.load(options.schedule)
+    text = snippet(options.to, schedule, denoiser)
+    choosing.speak(options)
+    print(text)
 
 
 def train(options: argparse.Namespace) -> None:
     """Train a model from its recipe, or go on with a run that was cut off."""
-    folder = dpdiff.train(options.recipe, options.out, data=options.data, device=options.device)
+    out = checks.output_folder(options.out, what="--out")
+    place = device(options.device) if options.device is not None else None
+    folder = dpdiff.train(options.recipe, out, data=options.data, device=place)
     print(f"model: {folder}")
-
-
-def _denoiser(options: argparse.Namespace) -> Denoiser:
-    denoiser = dpdiff.load(options.model, flags=options.flags, device=device(options.device))
-    if options.precision != "float32" or options.compile:
-        denoiser = denoiser.with_precision(options.precision, compile=options.compile)
-    rule = options.variance
-    if rule is None or (rule == "optimal" and options.run in (measure, optimize)):
-        return denoiser  # the optimal rule is a way to read the costs that are being measured
-    return denoiser.with_variance(rule, _costs(options) if rule == "optimal" else None)
-
-
-def _report_rounding(denoiser: Denoiser, images: np.ndarray, count: int = 8) -> None:
-    """Say what reduced precision does to the bound, if the denoiser has it."""
-    if denoiser.precision == "float32":
-        return
-    from dpdiff.evaluation import rounding_effect
-
-    some = images[np.unique(np.linspace(0, len(images) - 1, count).astype(int))]
-    mean, error = rounding_effect(denoiser, some)
-    print(
-        f"{denoiser.precision} changes the bound of {min(32, denoiser.noise.T)} quadratic steps by "
-        f"{mean:+.5f} ± {error:.5f} bits/dim ({len(some)} images, the same noise)"
-    )
-
-
-def _costs(options: argparse.Namespace) -> Costs:
-    return dpdiff.Costs.load(options.costs) if options.costs else dpdiff.load_costs(options.model)
-
-
-def _schedule(text: str, options: argparse.Namespace, denoiser: Denoiser) -> Schedule:
-    """A schedule file, or ``even:K``, ``quadratic:K`` or ``dp:K``."""
-    kind, _, number = text.partition(":")
-    if kind not in ("even", "quadratic", "dp") or not number.isdigit():
-        return dpdiff.Schedule.load(text)
-    if kind != "dp":
-        return getattr(dpdiff.Schedule, kind)(denoiser.noise.T, int(number))
-    costs = _costs(options).with_variance(denoiser.variance)
-    costs.check_model(denoiser.fingerprint)
-    return dpdiff.solve(costs.smoothed(), int(number)).schedule(int(number))
-
-
-def _folder(path: str) -> Path:
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
-    return folder
-
-
-def _check_budgets(budgets: Sequence[int], T: int) -> None:
-    for steps in budgets:
-        if not 1 <= steps <= T:
-            raise InputError(f"the number of steps lies in 1…{T}, got {steps}")
-
-
-def _report(costs: Costs, budgets: Sequence[int], model: str, folder: Path) -> None:
-    """Write the schedules of some budgets and print what they are worth beside the strides."""
-    _check_budgets(budgets, costs.T)
-    plan = dpdiff.solve(costs.smoothed())  # chosen on smoothed costs, reported on measured ones
-    files = {}
-    for schedule in plan.schedules(budgets):
-        schedule = replace(schedule, provenance=_provenance(costs, plan, schedule, model))
-        files[folder / f"dp_{schedule.steps:04d}.json"] = schedule.to_json().encode()
-    write_all(files)
-    print(f"schedules: {folder}/dp_*.json")
-    print(
-        f"\nbits/dim on the {costs.provenance['images']} measured images, variance "
-        f"{costs.variance!r} (optimistic: score schedules on held-out images with `evaluate`)\n"
-    )
-    print(f"{'steps':>6} {'even':>10} {'quadratic':>10} {'dp':>10} {'± s.e.':>8}")
-    close = False
-    for steps in sorted({*budgets, costs.T}):
-        best, strides = plan.schedule(steps), _strides(costs.T, steps)
-        even, quadratic = (costs.bound(stride)[0] for stride in strides)
-        bits, error = costs.bound(best)
-        gap, doubt = costs.difference(best, strides[quadratic < even])
-        mark = "~" if abs(gap) < 2 * doubt else ""
-        close = close or bool(mark)
-        name = "all" if steps == costs.T else steps
-        print(f"{name:>6} {even:10.4f} {quadratic:10.4f} {bits:10.4f} {error:8.4f} {mark}".rstrip())
-    if close:
-        print(
-            "\n~ dp and the better stride differ by less than two standard errors of their "
-            "difference:\n  these images cannot tell them apart; more of them may"
-        )
-    fewest = plan.fewest_steps(within=0.1)
-    print(f"\nfewest steps within 0.1 bits/dim of the best: {fewest}")
-
-
-def _strides(T: int, steps: int) -> tuple[Schedule, Schedule]:
-    return dpdiff.Schedule.even(T, steps), dpdiff.Schedule.quadratic(T, steps)
-
-
-def _provenance(costs: Costs, plan: Plan, schedule: Schedule, model: str) -> dict[str, Any]:
-    bits, stderr = costs.bound(schedule)
-    return {
-        "model": model,
-        "noise_schedule": costs.noise.fingerprint,
-        "variance": costs.variance,
-        "method": plan.method,
-        "bits_per_dim": bits,
-        "stderr": stderr,
-        "costs": costs.provenance,
-    }

@@ -5,25 +5,43 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import dpdiff
 from dpdiff.cli import commands as run
+from dpdiff.cli.checks import real, whole
+from dpdiff.errors import InputError
 from dpdiff.integrations.snippets import FORMATS
+from dpdiff.runtime.random_streams import LARGEST
 from dpdiff.variance import RULES
 
-BUDGETS = (8, 16, 32, 64, 128, 256)
+DEBUG = "show where an error comes from"
 DATA = "'digits', a folder of images, an .npy or .npz file, or a folder with a well-known set"
 
 
+ASSUMED = "if not given, digits"
+MODEL = (
+    "bundled name ('digits', 'fashion'), diffusers folder, hub id (owner/name), .pt file, or "
+    "package.module:function that returns a dpdiff.Denoiser"
+)
+
+
+class OneLine(argparse.ArgumentParser):
+    """A parser whose complaints are one line, as all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; `{self.prog} --help` shows what there is")
+
+
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OneLine(
         prog="dpdiff",
         description="Find the few-step schedule of a diffusion model that is best in likelihood.",
         epilog="Steps are network calls. Costs are kept in nats and shown in bits/dim: nats per "
         "example, divided by its number of dimensions and by log 2.",
     )
     parser.add_argument("--version", action="version", version=f"dpdiff {dpdiff.__version__}")
+    parser.add_argument("--debug", action="store_true", help=DEBUG)
     commands = parser.add_subparsers(required=True, metavar="command")
 
     command = _command(commands, "optimize", run.optimize, "the whole job: measure, solve, report")
@@ -48,9 +66,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_model(command)
     command.add_argument("--schedule", default="dp:32", help=spelling)
     _add_costs(command)
-    command.add_argument("--n", type=int, default=64, help="number of samples")
+    command.add_argument("--n", type=whole(1), default=64, help="number of samples")
     command.add_argument("--sampler", choices=("ancestral", "ddim"), default="ancestral")
-    command.add_argument("--eta", type=float, default=0.0, help="of ddim, in [0, 1]")
+    command.add_argument("--eta", type=real(0, 1), default=0.0, help="of ddim, in [0, 1]")
     command.add_argument("--out", default="samples.png", help="picture to write")
 
     command = _command(commands, "evaluate", run.evaluate, "evaluate schedules on held-out images")
@@ -62,9 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     command = _command(commands, "export", run.export, "print a schedule for another program")
     command.add_argument("schedule", help=spelling)
     command.add_argument("--to", required=True, choices=FORMATS, help="program or format")
-    command.add_argument(
-        "--model", help="bundled name, folder or .pt file; if not given, digits where one is needed"
-    )
+    command.add_argument("--model", help=f"{MODEL}; {ASSUMED}, where a model is needed")
     command.add_argument("--flags", help="of a .pt checkpoint: JSON file, flag string or preset")
     _add_variance(command, "the model's own")
     _add_costs(command)
@@ -90,11 +106,14 @@ def _command(
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     command.set_defaults(run=function)
+    command.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )
     return command
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model", default="digits", help="bundled name, folder or .pt file")
+    command.add_argument("--model", help=f"{MODEL}; {ASSUMED}")
     command.add_argument("--flags", help="of a .pt checkpoint: JSON file, flag string or preset")
     command.add_argument(
         "--device", default="cpu", help="torch device; 'cuda' is each worker's own GPU"
@@ -106,8 +125,8 @@ def _add_model(command: argparse.ArgumentParser) -> None:
         help="of the network; commands that are given images say what it changes",
     )
     command.add_argument("--compile", action="store_true", help="use torch.compile")
-    command.add_argument("--seed", type=int, default=0, help="of all noise")
-    command.add_argument("--batch-size", type=int, default=256, help="examples a network call")
+    command.add_argument("--seed", type=whole(0, LARGEST), default=0, help="of all noise")
+    command.add_argument("--batch-size", type=whole(1), default=256, help="examples a network call")
     _add_variance(command, "the model's own")
 
 
@@ -118,7 +137,7 @@ def _add_variance(command: argparse.ArgumentParser, default: str) -> None:
 
 
 def _add_data(command: argparse.ArgumentParser, split: str) -> None:
-    command.add_argument("--data", default="digits", help=DATA)
+    command.add_argument("--data", help=f"{DATA}; {ASSUMED}")
     command.add_argument(
         "--split",
         default=split,
@@ -130,28 +149,25 @@ def _add_data(command: argparse.ArgumentParser, split: str) -> None:
 def _add_measuring(command: argparse.ArgumentParser) -> None:
     number = command.add_mutually_exclusive_group()
     number.add_argument(
-        "--per-step", type=int, default=128, help="images that every timestep is shown"
+        "--per-step", type=whole(2), default=128, help="images that every timestep is shown"
     )
     number.add_argument(
         "--target-stderr",
-        type=_positive,
+        type=real(0, math.inf, above=True),
         metavar="E",
         help="let a pilot choose the images a timestep, so that the best schedules' standard "
         "errors come down to E bits/dim",
     )
-    command.set_defaults(steps=list(BUDGETS))
-
-
-def _positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return number
+    command.set_defaults(steps=None)
 
 
 def _add_budgets(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--steps", type=int, nargs="+", default=list(BUDGETS), help="budgets to write and print"
+        "--steps",
+        type=whole(1),
+        nargs="+",
+        help=f"budgets to write and print; if not given, {' '.join(map(str, run.BUDGETS))}, as far "
+        "as the model has so many steps",
     )
     command.add_argument("--out", default="schedules", help="folder for the results")
 

@@ -126,6 +126,8 @@ class Costs:
         -------
         Costs
         """
+        if not 0 < width < np.inf:
+            raise InputError(f"a width of smoothing is a positive number, got {width!r}")
         x = np.maximum(self.noise.log_snr[1:], np.log(1e-12))  # a last SNR of 0 counts as this
         x = x - 1e-9 * np.arange(self.T)  # still strictly falling
         smooth = {

@@ -6,22 +6,26 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from dpdiff import data, noising
 from dpdiff.costs import statistics
 from dpdiff.costs.costs import Costs
 from dpdiff.costs.storage import VERSION
-from dpdiff.denoiser import Denoiser
-from dpdiff.errors import InputError
+from dpdiff.denoiser import Denoiser, Prediction
+from dpdiff.errors import InputError, check_counts
+from dpdiff.runtime import random_streams
+from dpdiff.runtime.asking import not_finite
 from dpdiff.runtime.checkpoints import Checkpoints, Statistics, blocks, cut, locked
-from dpdiff.runtime.networks import halving_batches
+from dpdiff.runtime.memory import Halving
 from dpdiff.runtime.prefetch import prefetch
 from dpdiff.runtime.workers import ALONE, Workers
 from dpdiff.version import __version__
@@ -91,6 +95,8 @@ def measure(
     (9, 9)
     """
     images = data.check(images, denoiser.shape, denoiser.levels)
+    random_streams.check_seed(seed)
+    check_counts(per_step=per_step, batch_size=batch_size)
     job = _Job(denoiser, images, seed, min(per_step, len(images)), batch_size)
     if job.per_step < 2 or batch_size < 1:
         raise InputError(
@@ -159,11 +165,11 @@ class _Job:
     def measured(self, todo: list[np.ndarray]) -> Iterator[tuple[np.ndarray, Statistics]]:
         """Statistics of every unit of some blocks, in their order."""
         units = [unit for block in todo for unit in cut(block, self.unit)]
-        denoiser = halving_batches(self.denoiser)
+        halving = Halving()
         calls = (call for unit in units for call in self._calls(unit))
         batches = prefetch(self._prepare, calls)
         for unit in units:
-            yield unit, self._statistics(denoiser, unit, batches)
+            yield unit, self._statistics(halving, unit, batches)
 
     def _calls(self, unit: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """Timesteps and images of the network calls that a unit takes."""
@@ -177,23 +183,68 @@ class _Job:
 
     @torch.inference_mode()
     def _statistics(
-        self, denoiser: Denoiser, unit: np.ndarray, batches: Iterator[noising.Batch]
+        self, halving: Halving, unit: np.ndarray, batches: Iterator[noising.Batch]
     ) -> Statistics:
         """Take a unit's batches through the network; each array's first axis runs over ``unit``."""
         count = -(-len(unit) * self.per_step // self.batch_size)
-        seen, per_image = [], []
+        seen = _Seen()
         for batch in islice(batches, count):
-            x0, prediction = noising.predict(denoiser, batch)
-            seen.append((batch.t, x0, prediction))
-            per_image.append(statistics.per_image(denoiser, *seen[-1]))
-        values = {name: torch.cat([v[name] for v in per_image]) for name in per_image[0]}
-        mse = values["mse"].reshape(len(unit), -1).mean(1).repeat_interleave(self.per_step)
-        last = [
-            statistics.decoders(denoiser, *outcome, some)
-            for outcome, some in zip(seen, mse.split(self.batch_size), strict=True)
-        ]
-        values |= {name: torch.cat([v[name] for v in last]) for name in last[0]}
-        return statistics.moments({k: v.cpu().numpy() for k, v in values.items()}, len(unit))
+            look = partial(self._look, batch)
+            seen += halving(look, len(batch.t), seen.leave_device)
+            if halving.limit:  # memory is scarce: make room before it runs out again
+                seen.leave_device()
+        mse = torch.cat([piece.values["mse"].cpu() for piece in seen])
+        mse = mse.reshape(len(unit), -1).mean(1).repeat_interleave(self.per_step)
+        whole = {name: [piece.values[name] for piece in seen] for name in seen[0].values}
+        for piece, some in zip(seen, mse.split([len(p.t) for p in seen]), strict=True):
+            last = halving(partial(self._last, piece, some), len(piece.t), seen.leave_device)
+            for name in last[0]:
+                whole.setdefault(name, []).extend(part[name] for part in last)
+        values = {k: torch.cat([v.cpu() for v in parts]).numpy() for k, parts in whole.items()}
+        for t, own in zip(unit, values["mse"].reshape(len(unit), -1), strict=True):
+            if not np.isfinite(own).all():
+                raise not_finite(t)
+        return statistics.moments(values, len(unit))
+
+    def _look(self, batch: noising.Batch, rows: slice) -> _Piece:
+        """Some images of a batch: what is predicted, and all that follows from that alone."""
+        batch = batch.part(rows)
+        x0, prediction = noising.predict(self.denoiser, batch)
+        values = statistics.per_image(self.denoiser, batch.t, x0, prediction)
+        return _Piece(batch.t, x0, prediction, values)
+
+    def _last(self, piece: _Piece, mse: Tensor, rows: slice) -> dict[str, Tensor]:
+        """What a last jump costs some images, where that depends on all of their timestep."""
+        place = noising.place(self.denoiser)
+        x0, x0_hat = (x[rows].to(place) for x in (piece.x0, piece.prediction.x0))
+        v = None if piece.prediction.v is None else piece.prediction.v[rows].to(place)
+        outcome = (piece.t[rows], x0, Prediction(x0_hat, v))
+        return statistics.decoders(self.denoiser, *outcome, mse[rows])
+
+
+class _Piece(NamedTuple):
+    """A few images that the network has seen."""
+
+    t: np.ndarray
+    x0: Tensor
+    prediction: Prediction
+    values: dict[str, Tensor]
+
+    def on_cpu(self) -> _Piece:
+        x0, v = self.prediction
+        prediction = Prediction(x0.cpu(), None if v is None else v.cpu())
+        values = {name: numbers.cpu() for name, numbers in self.values.items()}
+        return _Piece(self.t, self.x0.cpu(), prediction, values)
+
+
+class _Seen(list[_Piece]):
+    """All pieces of a unit, kept until the last of them is there."""
+
+    def leave_device(self) -> bool:
+        """Move to the CPU, and say whether that was anything."""
+        kept = any(piece.x0.device.type != "cpu" for piece in self)
+        self[:] = [piece.on_cpu() for piece in self]
+        return kept
 
 
 def _all_blocks(

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import sys
+from functools import cache
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
+from dpdiff.data.given import as_array
 from dpdiff.data.lazy import CHUNK, Lazy
 from dpdiff.data.reading import bar
 from dpdiff.errors import InputError
+from dpdiff.runtime.workers import environment_rank
 
 
 def check(images: Any, shape: tuple[int, ...], levels: int | None) -> Any:
-    """Refuse images that a denoiser of this shape and these levels cannot be given.
+    """Images as a denoiser of this shape and these levels takes them; others are refused.
 
     Parameters
     ----------
-    images : array_like, shape (N, ...)
-        Integers in ``0 … levels - 1``, or finite floats when ``levels`` is None.
+    images : array_like, Tensor, list of images, Dataset or DataLoader, shape (N, ...)
+        Integers in ``0 … levels - 1``, or floats in [0, 1] or [-1, 1] that stand for them; which
+        of the two was recognised is said on stderr. Finite floats when ``levels`` is None.
+        Channels may come last, and one channel may be left out. A list may hold PIL images. Of
+        the pairs that a Dataset or a DataLoader gives, the first is the image.
     shape : tuple of int
         One example.
     levels : int or None
@@ -26,8 +34,8 @@ def check(images: Any, shape: tuple[int, ...], levels: int | None) -> Any:
     Returns
     -------
     ndarray or Lazy
-        The same images. Lazy ones stay so; they are looked at only if their dtype holds values
-        that the levels exclude.
+        The same images, channels first. Lazy ones stay so; they are looked at only if their dtype
+        holds values that the levels exclude.
 
     Raises
     ------
@@ -39,22 +47,17 @@ def check(images: Any, shape: tuple[int, ...], levels: int | None) -> Any:
     >>> check(np.zeros((5, 2), dtype=np.uint8), (2,), 256).shape
     (5, 2)
     """
-    array = images if isinstance(images, Lazy) else np.asarray(images)
-    if len(array.shape) == 0 or len(array) == 0:
-        raise InputError("the data set is empty")
-    if array.shape[1:] != tuple(shape):
-        raise InputError(
-            f"images have shape {array.shape[1:]}, the model takes {tuple(shape)} "
-            "(channels first, no batch dimension)"
-        )
+    array = as_array(images, tuple(shape))
     if levels is None:
         if array.dtype.kind != "f" or not np.isfinite(array).all():
             raise InputError(f"continuous data are finite floats, got dtype {array.dtype}")
         return array
+    if array.dtype.kind == "f" and not isinstance(array, Lazy):
+        return levels_of(array, levels)
     if array.dtype.kind not in "iu":
         raise InputError(
-            f"images are integers 0…{levels - 1}, got dtype {array.dtype}; "
-            f"for floats in [-1, 1] pass ((x + 1) * {(levels - 1) / 2:g}).round().astype(int)"
+            f"images are integers 0…{levels - 1}, or floats in [0, 1] or [-1, 1]; got dtype "
+            f"{array.dtype}"
         )
     low, high = _extremes(array, levels)
     if low < 0 or high >= levels:
@@ -73,6 +76,43 @@ def _extremes(array: Any, levels: int) -> tuple[int, int]:
     parts = (array[start : start + CHUNK] for start in starts)
     lows, highs = zip(*((part.min(), part.max()) for part in parts), strict=True)
     return min(lows), max(highs)
+
+
+def levels_of(array: np.ndarray, levels: int) -> np.ndarray:
+    """The levels that floats in [0, 1] or [-1, 1] stand for; floats that are levels are kept.
+
+    Raises
+    ------
+    InputError
+        If the values lie elsewhere, or are not finite.
+
+    Examples
+    --------
+    >>> levels_of(np.array([[0.0, 0.5, 1.0]]), 17)
+    array([[ 0,  8, 16]], dtype=uint8)
+    """
+    low, high = float(array.min()), float(array.max())
+    kind = np.min_scalar_type(levels - 1)
+    if low >= -1 and high <= 1:
+        begin = 0 if low >= 0 else -1
+        say_once(
+            f"images are floats from {low:.3g} to {high:.3g}: taken as [{begin}, 1], which stands "
+            f"for levels 0…{levels - 1}"
+        )
+        return np.rint((array - begin) * ((levels - 1) / (1 - begin))).astype(kind)
+    if low >= 0 and high <= levels - 1 and (array == np.rint(array)).all():
+        return array.astype(kind)
+    raise InputError(
+        f"images are integers 0…{levels - 1}, or floats in [0, 1] or [-1, 1]; got floats from "
+        f"{low:.4g} to {high:.4g}"
+    )
+
+
+@cache
+def say_once(line: str) -> None:
+    """Tell what was taken for what, on stderr, once in the life of the process."""
+    if environment_rank() == 0:
+        tqdm.write(f"dpdiff: {line}", file=sys.stderr)
 
 
 def scaled(images: np.ndarray, levels: int | None) -> np.ndarray:

@@ -103,7 +103,7 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
 
     def _check(self, variance_type: str, prediction_type: str) -> None:
         settings = self.config
-        self.schedule.check_end(self.noise.T)
+        self.schedule.check_noise(self.noise)
         for name, value, known in (
             ("variance_type", variance_type, RULES),
             ("prediction_type", prediction_type, PREDICTION_TYPES),
@@ -185,6 +185,7 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
             clip=self.config.clip_sample,
             outputs_variance=learned,
             error=self._error,
+            device=sample.device,
         )
 
     def _moved(

@@ -47,7 +47,7 @@ def snippet(form: str, schedule: Schedule, denoiser: Denoiser | None = None) -> 
     if form in ABOUT_A_MODEL and denoiser is None:
         raise InputError(f"{form} needs the model's noise schedule: name the model")
     if denoiser is not None:
-        schedule.check_end(denoiser.noise.T)
+        schedule.check_noise(denoiser.noise)
     return FORMATS[form](schedule, denoiser)
 
 

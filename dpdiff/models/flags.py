@@ -45,7 +45,14 @@ LARGEST = 2**14  # of sizes in pixels, channels and blocks
 # Flags of training and precision, which a trained network in float32 does not depend on.
 IGNORED = {"dropout", "use_kl", "rescale_learned_sigmas", "use_checkpoint", "use_fp16", "lr"}
 IGNORED |= {"batch_size", "microbatch", "schedule_sampler", "ema_rate", "lr_anneal_steps"}
-IGNORED |= {"weight_decay", "fp16_scale_growth"}
+IGNORED |= {"weight_decay", "fp16_scale_growth", "log_interval", "save_interval", "data_dir"}
+IGNORED |= {"resume_checkpoint", "data", "val_data_dir", "num_workers", "seed"}
+# Flags of the sampling scripts, which do not concern the network either. A line that has one says
+# with timestep_respacing what was sampled, not what was trained.
+SAMPLING = {"num_samples", "model_path", "use_ddim", "clip_denoised", "base_name", "base_samples"}
+SAMPLING |= {"classifier_path", "classifier_scale", "classifier_use_fp16", "classifier_width"}
+SAMPLING |= {"classifier_depth", "classifier_attention_resolutions", "classifier_pool"}
+SAMPLING |= {"classifier_use_scale_shift_norm", "classifier_resblock_updown", "image_path"}
 # Flags that only guided-diffusion has; there, timesteps are not rescaled unless a flag says so.
 GUIDED = {"num_head_channels", "channel_mult", "resblock_updown", "use_new_attention_order"}
 
@@ -106,7 +113,8 @@ class Flags:
         ----------
         flags : mapping, str or Path
             What is not set has improved-diffusion's default. Flags that only matter in training
-            (``dropout``, ``use_kl``, ``lr`` …) are skipped.
+            (``dropout``, ``use_kl``, ``lr`` …) or in sampling (``num_samples``, ``model_path``,
+            ``classifier_scale`` …) are skipped.
 
         Raises
         ------
@@ -118,7 +126,9 @@ class Flags:
         >>> Flags.read("imagenet64_vlb").num_res_blocks
         3
         """
-        given = {name: value for name, value in _values(flags).items() if name not in IGNORED}
+        given = _values(flags)
+        skipped = IGNORED | SAMPLING | ({"timestep_respacing"} if SAMPLING & set(given) else set())
+        given = {name: value for name, value in given.items() if name not in skipped}
         kinds = {f.name: type(f.default) for f in fields(cls)}
         unknown = sorted(set(given) - set(kinds))
         if unknown:
@@ -202,7 +212,7 @@ class Flags:
 def conditional(found: str) -> str:
     """Why class-conditional models are refused, and what to do with one."""
     return (
-        f"{found}: the model is class-conditional. Build it with its own code, hold the class "
+        f"{found}: the model is class-conditional. Build it with its own code, hold the labels "
         "fixed, and wrap that: dpdiff.Denoiser(dpdiff.Conditioned(network, y=3), noise, shape=...) "
         "is the model of one class"
     )

@@ -38,6 +38,8 @@ def image_grid(samples: np.ndarray) -> np.ndarray:
     samples = np.asarray(samples)
     if samples.ndim != 4 or samples.shape[1] not in (1, 3):
         raise InputError(f"a picture needs samples of shape (N, 1 or 3, H, W), got {samples.shape}")
+    if samples.size == 0 or samples.dtype.kind not in "biuf":
+        raise InputError(f"there is nothing to show in {samples.dtype} of shape {samples.shape}")
     count, channels, height, width = samples.shape
     factor = max(1, math.ceil(32 / min(height, width)))
     pixels = ((samples.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8)

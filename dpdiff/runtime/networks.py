@@ -1,46 +1,55 @@
-"""Networks called in another way: in reduced precision, compiled, or a few examples at a time."""
+"""Networks as users have them: what they are told apart by, and reduced precision."""
 
 from __future__ import annotations
 
-import copy
-import sys
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dpdiff.errors import InputError
-from dpdiff.runtime.workers import environment_rank
 
 Network = Callable[[Tensor, Tensor], Any]
-Model = TypeVar("Model")  # a dataclass with a field "network"
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Wrapped:
-    """A network called in another way; its weights and all else are the original's."""
-
-    def __init__(self, original: Network) -> None:
-        self.original = original
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "original":  # not there while being copied
-            raise AttributeError(name)
-        return getattr(self.original, name)
+def weights_of(network: Any) -> list[Tensor]:
+    """The parameters of a network; none if it is a plain function."""
+    parameters = getattr(network, "parameters", None)
+    return list(parameters()) if callable(parameters) else []
 
 
-class InPrecision(Wrapped):
-    """A network under autocast, channels last, and compiled on demand.
+def dtype_of(network: Any) -> torch.dtype:
+    """What a network's inputs are cast to: the one dtype of its weights, else float32.
+
+    Examples
+    --------
+    >>> dtype_of(torch.nn.Linear(2, 2).half()), dtype_of(lambda x, index: x)
+    (torch.float16, torch.float32)
+    """
+    dtypes = {w.dtype for w in weights_of(network) if w.is_floating_point()}
+    return dtypes.pop() if len(dtypes) == 1 else torch.float32
+
+
+def tensor_of(output: Any) -> Any:
+    """The tensor that a network means: itself, the first of a tuple, or its ``.sample``."""
+    if isinstance(output, tuple | list) and output:
+        output = output[0]
+    return getattr(output, "sample", output)
+
+
+class InPrecision:
+    """A network under autocast, its inputs channels last, and compiled on demand.
+
+    The weights are the original's own: nothing is copied, and the original is left as it is.
 
     Parameters
     ----------
     original : callable
-        As a :class:`dpdiff.Denoiser` takes it; of a module, a copy is run.
+        As a :class:`dpdiff.Denoiser` takes it.
     precision : {"float32", "bf16", "fp16"}
-        Of the operations that autocast thinks safe; weights and output stay float32.
+        Of the operations that autocast thinks safe; weights and output stay as they are.
     compiled : bool
         Whether ``torch.compile`` makes it faster, after a first call that takes long.
 
@@ -53,56 +62,28 @@ class InPrecision(Wrapped):
     def __init__(self, original: Network, precision: str, compiled: bool) -> None:
         if precision not in PRECISIONS:
             raise InputError(f"precision is one of {', '.join(PRECISIONS)}; got {precision!r}")
-        super().__init__(original)
-        self.precision, self.compiled = precision, compiled
-        run = original
-        if isinstance(original, torch.nn.Module):
-            run = copy.deepcopy(original).to(memory_format=torch.channels_last)
-        self._run = torch.compile(run) if compiled else run
+        self.original, self.precision, self.compiled = original, precision, compiled
+        self._run = torch.compile(original) if compiled else original
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "original":  # not there while being copied
+            raise AttributeError(name)
+        return getattr(self.original, name)
 
     def __call__(self, x: Tensor, index: Tensor) -> Tensor:
-        if x.ndim == 4:
+        if x.ndim == 4:  # of the others there is no such layout, or none that pays
             x = x.contiguous(memory_format=torch.channels_last)
         dtype = PRECISIONS[self.precision]
         with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
-            output = self._run(x, index)
-        return getattr(output, "sample", output).float()
+            output = self._answer(x, index)
+        return tensor_of(output).to(torch.float32)
 
-
-class HalvingBatches(Wrapped):
-    """A network that is given half as many examples at a time whenever memory runs out."""
-
-    def __init__(self, original: Network) -> None:
-        super().__init__(original)
-        self.limit: int | None = None
-
-    def __call__(self, x: Tensor, index: Tensor) -> Tensor:
-        while True:
-            size = min(self.limit or len(x), len(x))
-            try:
-                outputs = [
-                    getattr(output, "sample", output)
-                    for some, i in zip(x.split(size), index.split(size), strict=True)
-                    for output in [self.original(some, i)]
-                ]
-                return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-            except torch.cuda.OutOfMemoryError as error:
-                if size == 1:
-                    raise InputError(f"memory does not hold a single example: {error}") from error
-            self._halve(size)  # not above: an exception keeps the tensors of its frames alive
-
-    def _halve(self, size: int) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if self.limit is None and environment_rank() == 0:
-            tqdm.write(
-                f"dpdiff: memory does not hold {size} examples a network call: going on with "
-                "half as many, or fewer",
-                file=sys.stderr,
-            )
-        self.limit = size // 2
-
-
-def halving_batches(denoiser: Model) -> Model:
-    """The same denoiser, its network called with fewer examples once memory has run out."""
-    return replace(denoiser, network=HalvingBatches(denoiser.network))
+    def _answer(self, x: Tensor, index: Tensor) -> Any:
+        try:
+            return self._run(x, index)
+        except Exception as error:
+            if self.compiled and type(error).__module__.startswith("torch._"):
+                raise InputError(
+                    f"torch.compile does not manage this network here: {error}; leave it out"
+                ) from error
+            raise

@@ -4,8 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import index
+from typing import Any
 
 import numpy as np
+
+from dpdiff.errors import InputError
+
+LARGEST = 2**64 - 1  # of a key of the generator
+
+
+def check_seed(seed: Any) -> None:
+    """Refuse a seed that the generator cannot take.
+
+    Examples
+    --------
+    >>> check_seed(-1)
+    Traceback (most recent call last):
+    dpdiff.errors.InputError: a seed is an integer in 0…2⁶⁴ - 1, got -1
+    """
+    try:
+        known = 0 <= index(seed) <= LARGEST
+    except TypeError:
+        known = False
+    if not known:
+        shown = str(seed) if len(str(seed)) < 30 else f"one of {len(str(seed))} digits"
+        raise InputError(f"a seed is an integer in 0…2⁶⁴ - 1, got {shown}")
 
 
 def gaussian(seed: int, t: int, rows: Sequence[int], shape: tuple[int, ...]) -> np.ndarray:

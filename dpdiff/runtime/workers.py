@@ -96,7 +96,16 @@ ALONE = Workers()
 
 def environment_rank() -> int:
     """The place that ``torchrun`` gave this process; 0 without it."""
-    return int(os.environ.get("RANK", "0"))
+    return _from_environment("RANK", 0)
+
+
+def _from_environment(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise InputError(
+            f"{name} in the environment is a number, as torchrun sets it; got {text!r}"
+        )
+    return int(text)
 
 
 @cache
@@ -110,11 +119,14 @@ def join() -> Workers:
     >>> join().count
     1
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
+    count = _from_environment("WORLD_SIZE", 1)
+    if count <= 1:
         return ALONE
     import torch.distributed as dist
 
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "RANK") if name not in os.environ]
+    if missing and not dist.is_initialized():
+        raise InputError(f"WORLD_SIZE is {count} and {missing[0]} is not set: start with torchrun")
     if dist.is_initialized():  # a script's own group may be of another kind
         group = dist.new_group(backend="gloo", timeout=PATIENCE)
         return Workers(dist.get_rank(), dist.get_world_size(), group)
@@ -134,17 +146,27 @@ def device(name: str) -> str:
     Raises
     ------
     InputError
-        If there is no such GPU.
+        If there is no such device.
 
     Examples
     --------
     >>> device("cpu")
     'cpu'
     """
-    if not name.startswith("cuda"):
+    if name == "cpu":
         return name
     import torch
 
+    try:
+        kind = torch.device(name).type
+        if kind != "cuda" and kind != "meta":
+            torch.empty(1, device=name)
+    except (AssertionError, NotImplementedError, RuntimeError):
+        kind = "meta"
+    if kind == "meta":
+        raise WorkerError(f"there is no device {name!r} here; give cpu, cuda, cuda:0, mps …")
+    if kind != "cuda":
+        return name
     place, found = os.environ.get("LOCAL_RANK", "0"), torch.cuda.device_count()
     number = name.partition(":")[2] or place
     if not number.isdigit() or int(number) >= found:

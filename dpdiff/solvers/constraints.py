@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dpdiff.errors import InputError
+from dpdiff.errors import InputError, check_counts
 from dpdiff.solvers.protocols import as_costs
 
 
@@ -33,8 +33,9 @@ class Constrained:
     Raises
     ------
     InputError
-        If a timestep is outside 0…T, 0 or T is forbidden, or the prefix does not start at 0 and
-        increase. Constraints that cannot all hold show in the plan: no budget has a finite total.
+        If a jump or a timestep is no integer or out of range, 0 or T is forbidden, or the prefix
+        does not start at 0 and increase. Constraints that cannot all hold show in the plan: no
+        budget has a finite total.
 
     Examples
     --------
@@ -58,6 +59,9 @@ class Constrained:
         forbid: Sequence[int] = (),
         prefix: Sequence[int] = (0,),
     ) -> None:
+        check_counts(min_jump=min_jump)
+        if max_jump is not None:
+            check_counts(max_jump=max_jump)
         self._costs = as_costs(costs)
         self.T, self.unit = self._costs.T, self._costs.unit
         if self._costs.nodes is not None:
@@ -73,15 +77,21 @@ class Constrained:
             raise InputError(f"every schedule visits 0 and T = {self.T}: they cannot be forbidden")
         never += sorted(set(range(start[-1])) - set(start))
         stops = np.array(sorted({0, *must, *start}))
-        self._low = np.maximum(stops[np.searchsorted(stops, t) - 1], t - (max_jump or self.T))
+        self._low = np.maximum(
+            stops[np.searchsorted(stops, t) - 1], t - (self.T if max_jump is None else max_jump)
+        )
         self._low[never] = self.T + 1
         self._high = t - min_jump
 
     def _nodes(self, nodes: Sequence[int]) -> list[int]:
-        for t in nodes:
-            if not 0 <= index(t) <= self.T:
+        try:
+            found = [index(t) for t in nodes]
+        except TypeError as error:
+            raise InputError(f"timesteps are a list of integers, got {nodes!r}") from error
+        for t in found:
+            if not 0 <= t <= self.T:
                 raise InputError(f"timesteps lie in 0…{self.T}, got {t}")
-        return [index(t) for t in nodes]
+        return found
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """The block ``L[start:stop, :stop]`` with infinite costs outside the windows."""

@@ -18,6 +18,7 @@ from itertools import islice
 import numpy as np
 from numba import config
 
+from dpdiff.errors import InputError
 from dpdiff.runtime.compiled import compiled
 from dpdiff.solvers.protocols import Rows, checked
 from dpdiff.solvers.reference import BLOCK
@@ -100,7 +101,14 @@ def blocks(pool: Executor, rows: Rows, T: int, dtype: type) -> Iterator[tuple[in
 
 def _block(rows: Rows, T: int, start: int, dtype: type) -> tuple[int, np.ndarray]:
     """One block of rows, filled up to a multiple of four rows."""
-    costs: np.ndarray = checked(rows, start, min(start + BLOCK, T + 1)).astype(dtype, copy=False)
+    costs: np.ndarray = checked(rows, start, min(start + BLOCK, T + 1))
+    largest = np.abs(costs, where=np.isfinite(costs), out=np.zeros_like(costs)).max(initial=0)
+    if dtype != np.float64 and largest * (T + 1) > np.finfo(dtype).max:
+        raise InputError(
+            f"costs of {largest:.3g} and sums of them do not fit {np.dtype(dtype)}: use the sweep "
+            "in float64, or other units"
+        )
+    costs = costs.astype(dtype, copy=False)
     if missing := -len(costs) % 4:
         costs = np.pad(costs, ((0, missing), (0, missing)), constant_values=np.inf)
     return start, costs
