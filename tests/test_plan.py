@@ -55,6 +55,7 @@ class InNats:
         return None
 
     unit = Unit("dimes", size=10, offset=1)
+    nodes = None
 
 
 def test_units_come_from_the_costs():

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from dpdiff.denoiser import Denoiser
 from dpdiff.runtime.checkpoints import Checkpoints, cut, locked
-from dpdiff.runtime.networks import halving_batches
+from dpdiff.runtime.memory import Halving
 from dpdiff.runtime.workers import Workers
 from dpdiff.trajectory.bands import Bands, bands_of
 from dpdiff.trajectory.gram import gram
@@ -83,7 +84,7 @@ class Collection:
         self, parts: Checkpoints, own: list[np.ndarray], workers: Workers, progress: bool
     ) -> list[tuple[int, np.ndarray]]:
         """Run the teacher where no finished block is; first row and end points of all blocks."""
-        denoiser, ends = halving_batches(self.denoiser), []
+        halving, ends = Halving(), []
         bar = tqdm(
             desc=workers.bar_title("trajectories"),
             unit="noise",
@@ -94,12 +95,16 @@ class Collection:
             for rows in own:
                 block = parts.read(rows[0])
                 if block is None:
-                    means = predictions(denoiser, self.nodes, start(denoiser, self.seed, rows))
-                    block = {"means": means.numpy()}
+                    pieces = halving(lambda part, rows=rows: self._teach(rows[part]), len(rows))
+                    block = {"means": torch.cat(pieces, dim=1).numpy()}
                     parts.save(rows, block)
                 ends.append((int(rows[0]), block["means"][0].copy()))  # a view would keep it all
                 bar.update(len(rows))
         return ends
+
+    def _teach(self, rows: np.ndarray) -> Tensor:
+        """What the denoiser says on the teacher's way down from some noises."""
+        return predictions(self.denoiser, self.nodes, start(self.denoiser, self.seed, rows))
 
     def _bands(self, ends: dict[int, np.ndarray]) -> tuple[np.ndarray, Bands]:
         ordered = np.concatenate([ends[first] for first in sorted(ends)])

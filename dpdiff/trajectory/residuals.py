@@ -14,7 +14,7 @@ from dpdiff.costs.statistics import NODES
 from dpdiff.denoiser import Denoiser
 from dpdiff.runtime import random_streams
 from dpdiff.runtime.checkpoints import cut
-from dpdiff.runtime.networks import halving_batches
+from dpdiff.runtime.memory import Halving
 from dpdiff.trajectory.bands import Bands
 
 BATCH = 64
@@ -63,18 +63,24 @@ def measure_residuals(
     Residuals
     """
     flat = x0.double().flatten(1).cpu().numpy()
-    careful, squares, growth = halving_batches(denoiser), [], []
+    halving, squares, growth = Halving(), [], []
+
+    def predicted(t: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        noise = torch.from_numpy(random_streams.gaussian(seed, t, rows, denoiser.shape))
+        batch = noising.Batch(np.full(len(rows), t), x0[rows].double(), noise)
+        clean, prediction = noising.predict(denoiser, batch)
+        errors = (clean - prediction.x0).flatten(1).cpu().numpy()
+        return errors, None if prediction.v is None else prediction.v.flatten().cpu().numpy()
+
     for t in tqdm(nodes[1:].tolist(), desc="residuals", disable=not progress):
-        errors, outputs = [], []
+        pieces = []
         for rows in cut(np.arange(len(x0)), BATCH):
-            noise = torch.from_numpy(random_streams.gaussian(seed, t, rows, denoiser.shape))
-            batch = noising.Batch(np.full(len(rows), t), x0[rows].double(), noise)
-            clean, prediction = noising.predict(careful, batch)
-            errors.append((clean - prediction.x0).flatten(1).cpu().numpy())
-            if prediction.v is not None:
-                outputs.append(prediction.v.flatten().cpu().numpy())
+            pieces += halving(lambda part, t=t, rows=rows: predicted(t, rows[part]), len(rows))
+        errors, outputs = zip(*pieces, strict=True)
         squares.append(bands.of(np.concatenate(errors)))
-        growth.append(_growth(denoiser, t, np.concatenate(outputs)) if outputs else [])
+        growth.append(
+            _growth(denoiser, t, np.concatenate(outputs)) if outputs[0] is not None else []
+        )
     errors = np.array([np.zeros_like(squares[0]), *squares]).T
     variances = bands.of(flat - flat.mean(0)) * len(flat) / (len(flat) - 1)
     known = np.array([np.ones(NODES), *growth]) if growth[0] != [] else None
