@@ -106,7 +106,7 @@ def retyped(rng, array):
     if kind == 2:
         return np.stack([array, array])
     if kind == 3:
-        return np.zeros(rng.choice([(0,), (), (1, 1), (T + 1, 3), (T + 1,)]))
+        return np.full(rng.choice([(0,), (), (1, 1), (T + 1, 3), (T + 1,)]), np.nan)
     if kind == 4:
         return np.asfortranarray(array) if array.ndim > 1 else array.reshape(-1, 1)
     array = array.copy()
