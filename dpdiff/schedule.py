@@ -277,12 +277,18 @@ class Schedule:
     def load(cls, path: str | Path) -> Schedule:
         """Read a schedule that :meth:`save` wrote.
 
+        Files of version 1 have no digest and are read too, so that other programs can write them:
+        ``{"format": "dpdiff-schedule", "version": 1, "timesteps": [0, …, T], "provenance": {}}``.
+
         Raises
         ------
         InputError
             If the file is missing, is not such a file, was changed, or is of another version.
         """
-        document = documents.read_signed(path, FORMAT, VERSION)
+        document = documents.read(path)
+        unsigned = document.get("version") == 1 and documents.DIGEST not in document
+        if document.get("format") != FORMAT or not unsigned:
+            document = documents.read_signed(path, FORMAT, VERSION)
         timesteps, provenance = document.get("timesteps"), document.get("provenance")
         if not (isinstance(timesteps, list) and all(type(t) is int for t in timesteps)):
             raise InputError(f"{path} holds no list of integers as timesteps")

@@ -40,10 +40,15 @@ def costs(model):
 
 
 @pytest.fixture(scope="module")
-def packed(data, tmp_path_factory):
-    path = tmp_path_factory.mktemp("packed") / "costs.npz"
-    path.write_bytes(base64.b64decode(data["costs"]))
-    return dpdiff.Costs.load(path)
+def packed(data):
+    with np.load(io.BytesIO(base64.b64decode(data["costs"]))) as file:
+        arrays = dict(file)
+    about, betas = json.loads(str(arrays.pop("about"))), arrays.pop("betas")
+    assert (about["format"], about["version"]) == ("dpdiff-costs", 1)
+    noise = dpdiff.NoiseSchedule(betas)
+    return dpdiff.Costs(
+        noise, tuple(about["shape"]), about["variance"], arrays, about["provenance"]
+    )
 
 
 def some_schedules(T, count=40):
@@ -151,6 +156,7 @@ def own(tmp_path_factory):
     }
     for name in ("mse", "decoder_fixed", "decoder_optimal", "decoder_learned_range"):
         statistics[name + "_var"] = np.ones(T + 1)
+    statistics["prior_var"] = np.array(1.0)
     for name in ("penalty_var", "error_var", "penalty_error_cov"):
         statistics[name] = np.ones((T + 1, J), np.float32)
     about = {"per_step": 4, "model": "é"}  # beyond ASCII, as names can be
@@ -211,7 +217,7 @@ def without(document, name):
         (lambda d: json.dumps(without(d, "decoder_fixed")).encode(), "decoder_fixed"),
         (lambda d: json.dumps(d | {"mse": d["mse"][1:]}).encode(), "should be 5, for t = 0 … 4"),
         (lambda d: json.dumps(d | {"betas": [0.1, 0.2, 0, 0.4]}).encode(), "betas"),
-        (lambda d: json.dumps(d | {"version": 2}).encode(), "version 2"),
+        (lambda d: json.dumps(d | {"version": 3}).encode(), "version 3"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(tmp_path, spoil, complaint):

@@ -59,8 +59,8 @@
   }
 
   function check(about, arrays) {
-    if (about.format !== "dpdiff-costs" || about.version !== 1)
-      throw new Error(`it is ${about.format} version ${about.version}; this page reads dpdiff-costs version 1`);
+    if (about.format !== "dpdiff-costs" || ![1, 2].includes(about.version))
+      throw new Error(`it is ${about.format} version ${about.version}; this page reads dpdiff-costs version 1 and 2`);
     for (const name of ["betas", "mse"]) if (!arrays[name]) throw new Error(`it has no "${name}"`);
     if (!Array.isArray(about.shape)) throw new Error('it has no "shape", such as [3, 32, 32]');
     const T = arrays.betas.length;
