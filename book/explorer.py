@@ -4,7 +4,7 @@
     python book/explorer.py fashion            one of them
     python book/explorer.py --keep-samples     as above, but draw no new images
 
-A model's file holds its smoothed costs as an ``.npz`` like those of ``Costs.save``, so that the page
+A model's file holds its smoothed costs as an ``.npz`` like those of ``Costs.save``: the page
 reads the bundled models and a reader's own with the same code; the optimal schedules for
 1 … 256 steps under the learned variance; the scores that ``benchmarks/scores.py`` has recorded; and
 images drawn by every kind of schedule. Drawing takes about five minutes on one core for each
