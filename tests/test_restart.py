@@ -15,6 +15,7 @@ from restarting import IMAGES, SlowNetwork, T, command, toy
 import dpdiff
 from dpdiff.costs.measurement import measure
 from dpdiff.errors import InputError
+from dpdiff.runtime import archive, checkpoints
 from dpdiff.runtime.checkpoints import blocks, cut, locked
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -211,3 +212,38 @@ def test_blocks_are_whole_units(T, unit):
     assert [u.tolist() for block in found for u in cut(block, unit)] == [
         u.tolist() for u in cut(blocks(T, T)[0], unit)
     ]
+
+
+def test_a_finished_file_is_found_and_what_was_left_is_cleared(tmp_path, undisturbed, capsys):
+    out, left = tmp_path / "costs.npz", tmp_path / "costs.npz.parts"
+    assert command(out) == 0
+    calls = SlowNetwork.calls
+    left.mkdir()
+    (left / "t000001.part").write_bytes(b"killed while it was cleared away")
+    assert command(out) == 0
+    assert SlowNetwork.calls == calls
+    assert "finished before" in capsys.readouterr().out
+    assert out.read_bytes() == undisturbed
+    assert [path.name for path in tmp_path.iterdir()] == ["costs.npz"]
+    assert command(out, "--seed", "1") == 0  # another command
+    assert SlowNetwork.calls == calls + T
+    assert out.read_bytes() != undisturbed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"timesteps": [7777]}, "no block of this job"),
+        ({"timesteps": "all"}, "no block of this job"),
+        ({"job": None}, "names no job"),
+        ({}, "does not hold the numbers"),
+    ],
+)
+def test_forged_blocks_are_refused(interrupted, capsys, change, message):
+    part = sorted(interrupted.with_name("costs.npz.parts").glob("*.part"))[0]
+    about, arrays = archive.read(part, checkpoints.FORMAT, checkpoints.VERSION)
+    if not change:
+        arrays["mse"] = arrays["mse"][:0]
+    archive.write(part, about | change, arrays)
+    assert command(interrupted) == 2
+    assert message in capsys.readouterr().err

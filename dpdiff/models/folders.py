@@ -56,6 +56,7 @@ def layout(folder: Path) -> tuple[Path, Path]:
     index = documents.read(folder / INDEX) if (folder / INDEX).exists() else {}
     named = {name for name, part in index.items() if isinstance(part, list) and any(part)}
     rooms = {path.parent.name for path in folder.glob("*/config.json")}
+    rooms -= {name for name in rooms if name.startswith("unet_")}  # averaged weights, as unet_ema
     refuse_parts(named | rooms, folder)
     if (folder / "unet").is_dir():
         return folder / "unet", folder / "scheduler"
