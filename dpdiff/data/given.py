@@ -92,6 +92,8 @@ def _gathered(images: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 def _one(item: Any, shape: tuple[int, ...]) -> np.ndarray:
     """The image, or the batch of images, in an item: the first of a pair, or under its name."""
+    if isinstance(item, tuple | list) and item and not np.isscalar(item[0]):
+        item = item[0] if isinstance(item, tuple) or _is_tensor(item[0]) else item
     if isinstance(item, Mapping):
         name = next((name for name in NAMES if name in item), None)
         if name is None:
@@ -99,8 +101,6 @@ def _one(item: Any, shape: tuple[int, ...]) -> np.ndarray:
                 f"items hold {', '.join(map(str, item))}; known are {', '.join(NAMES)}"
             )
         item = item[name]
-    elif isinstance(item, tuple | list) and item and not np.isscalar(item[0]):
-        item = item[0] if isinstance(item, tuple) or _is_tensor(item[0]) else item
     if hasattr(item, "convert") and hasattr(item, "mode"):  # of PIL
         item = item.convert({1: "L", 3: "RGB", 4: "RGBA"}.get(shape[0], item.mode))
     return _plain(item)
