@@ -1,4 +1,4 @@
-"""Network outputs' statistics, once a (timestep, image, noise seed), for ``prices.py`` to draw from.
+"""Statistics of network outputs, once a timestep and image, for ``prices.py`` to draw from.
 
     python benchmarks/pool.py digits --knots 193 --images 143
     python benchmarks/pool.py fashion --data FOLDER --knots 97 --images 200 --seconds 1500

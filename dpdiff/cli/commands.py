@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import dpdiff
+from dpdiff.cli import amount
 from dpdiff.errors import InputError
 from dpdiff.runtime import checkpoints
 from dpdiff.runtime.workers import device, join
@@ -29,7 +30,7 @@ def optimize(options: argparse.Namespace) -> None:
     options.out = folder / "costs.npz"
     costs = measure(options)
     if join().first:
-        _report(costs, options.steps, options.model, folder)
+        _report(costs, options.steps, options.model, folder, options.smooth)
 
 
 def measure(options: argparse.Namespace) -> Costs:
@@ -44,29 +45,28 @@ def measure(options: argparse.Namespace) -> Costs:
             _check_budgets(options.steps, denoiser.noise.T)  # now, not when all is measured
         images = dpdiff.images(options.data, split=options.split, shape=denoiser.shape)
         _report_rounding(denoiser, images)
-        per_step = options.per_step
-        if options.target_stderr is not None:
-            per_step = _images_needed(denoiser, images, unfinished / "pilot", options)
-        costs = _measure(denoiser, images, per_step, unfinished, options)
+        costs = _measure(denoiser, images, unfinished, options)
         about = {"name": options.model, "data": options.data, "split": options.split}
         costs = replace(costs, provenance=costs.provenance | about)
         if workers.first:
             costs.save(out)
-            checkpoints.remove(unfinished / "pilot")
             checkpoints.remove(unfinished)
-    print(f"costs: {out}")
+    print(f"costs: {out}, for {costs.provenance['calls']:,} network calls")
     return costs
 
 
 def _measure(
-    denoiser: Denoiser, images: np.ndarray, per_step: int, folder: Path, options: argparse.Namespace
+    denoiser: Denoiser, images: np.ndarray, folder: Path, options: argparse.Namespace
 ) -> Costs:
     """Costs under the rule that was asked for."""
     costs = dpdiff.measure(
         denoiser,
         images,
+        calls=options.calls,
+        regret=amount.regret(options, denoiser),
+        per_step=options.per_step,
+        budgets=options.steps,
         seed=options.seed,
-        per_step=per_step,
         batch_size=options.batch_size,
         resume=folder,
         workers=join(),
@@ -74,31 +74,13 @@ def _measure(
     return costs.with_variance(options.variance) if options.variance else costs
 
 
-def _images_needed(
-    denoiser: Denoiser, images: np.ndarray, folder: Path, options: argparse.Namespace
-) -> int:
-    """Measure a few images a timestep, and learn from them how many it takes."""
-    from dpdiff.costs import sample_size
-
-    pilot = _measure(denoiser, images, sample_size.PILOT, folder, options)
-    budgets = [steps for steps in options.steps if 1 <= steps <= pilot.T]
-    needed = sample_size.images_needed(pilot, budgets or [pilot.T], options.target_stderr)
-    chosen = min(needed, len(images))
-    print(
-        f"a pilot with {pilot.provenance['per_step']} images a timestep says: {needed} bring the "
-        f"standard errors of the best schedules to {options.target_stderr} bits/dim"
-    )
-    if chosen < needed:
-        print(f"there are only {chosen}: measuring all of them; expect larger standard errors")
-    return chosen
-
-
 def solve(options: argparse.Namespace) -> None:
     """Solve a costs file, write the schedules, print the table."""
     costs = dpdiff.Costs.load(options.costs)
     if options.variance:
         costs = costs.with_variance(options.variance)
-    _report(costs, options.steps, costs.provenance.get("name", "model"), _folder(options.out))
+    name = costs.provenance.get("name", "model")
+    _report(costs, options.steps, name, _folder(options.out), options.smooth)
 
 
 def sample(options: argparse.Namespace) -> None:
@@ -224,10 +206,13 @@ def _check_budgets(budgets: Sequence[int], T: int) -> None:
             raise InputError(f"the number of steps lies in 1…{T}, got {steps}")
 
 
-def _report(costs: Costs, budgets: Sequence[int], model: str, folder: Path) -> None:
+def _report(
+    costs: Costs, budgets: Sequence[int], model: str, folder: Path, width: float | None
+) -> None:
     """Write the schedules of some budgets and print what they are worth beside the strides."""
     _check_budgets(budgets, costs.T)
-    plan = dpdiff.solve(costs.smoothed())  # chosen on smoothed costs, reported on measured ones
+    smooth = costs.smoothed(width)
+    plan = dpdiff.solve(smooth)  # chosen on smoothed costs, reported on measured ones
     for schedule in plan.schedules(budgets):
         schedule = replace(schedule, provenance=_provenance(costs, plan, schedule, model))
         schedule.save(folder / f"dp_{schedule.steps:04d}.json")
@@ -252,8 +237,7 @@ def _report(costs: Costs, budgets: Sequence[int], model: str, folder: Path) -> N
             "\n~ dp and the better stride differ by less than two standard errors of their "
             "difference:\n  these images cannot tell them apart; more of them may"
         )
-    fewest = plan.fewest_steps(within=0.1)
-    print(f"\nfewest steps within 0.1 bits/dim of the best: {fewest}")
+    print(amount.error_bars(costs, budgets, plan, width))
 
 
 def _strides(T: int, steps: int) -> tuple[Schedule, Schedule]:

@@ -130,16 +130,32 @@ def _add_data(command: argparse.ArgumentParser, split: str) -> None:
 def _add_measuring(command: argparse.ArgumentParser) -> None:
     number = command.add_mutually_exclusive_group()
     number.add_argument(
-        "--per-step", type=int, default=128, help="images that every timestep is shown"
+        "--calls",
+        type=int,
+        metavar="N",
+        help="network calls to measure with, one image each; if nothing is given, T (`optimize` "
+        "goes on until schedules lose less than 0.01 bits/dim)",
     )
     number.add_argument(
-        "--target-stderr",
+        "--regret",
         type=_positive,
         metavar="E",
-        help="let a pilot choose the images a timestep, so that the best schedules' standard "
-        "errors come down to E bits/dim",
+        help="measure until schedules lose less than E bits/dim with 95 %% confidence",
+    )
+    number.add_argument(
+        "--per-step", type=int, metavar="N", help="measure every timestep, with N images each"
     )
     command.set_defaults(steps=list(BUDGETS))
+
+
+def _add_smooth(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--smooth",
+        type=float,
+        metavar="WIDTH",
+        help="average costs of every timestep over this much log SNR either way, 0 for not at "
+        "all; if not given, residuals against the known standard errors decide",
+    )
 
 
 def _positive(text: str) -> float:
@@ -154,6 +170,7 @@ def _add_budgets(command: argparse.ArgumentParser) -> None:
         "--steps", type=int, nargs="+", default=list(BUDGETS), help="budgets to write and print"
     )
     command.add_argument("--out", default="schedules", help="folder for the results")
+    _add_smooth(command)
 
 
 def _add_costs(command: argparse.ArgumentParser) -> None:

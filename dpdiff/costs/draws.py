@@ -15,7 +15,12 @@ COUNT = 100
 
 
 def draws(
-    costs: Measured, count: int = COUNT, seed: int = 0, only: np.ndarray | None = None
+    costs: Measured,
+    count: int = COUNT,
+    seed: int = 0,
+    *,
+    only: np.ndarray | None = None,
+    width: float | None = None,
 ) -> Iterator[Measured]:
     """Draw from the sampling distribution of measured costs.
 
@@ -41,6 +46,8 @@ def draws(
         Of the draws.
     only : ndarray of int, optional
         The timesteps of interest; others need not hold anything.
+    width : float, optional
+        How far costs of every timestep are smoothed; by default as their residuals decide.
 
     Yields
     ------
@@ -48,7 +55,8 @@ def draws(
         Means only, and only those that the rule in force asks for.
     """
     rng = np.random.default_rng(seed)
-    width = None if costs.sample else costs.smoothed().provenance["smoothing_width"]
+    if costs.sample is None and width is None:
+        width = costs.smoothed().provenance["smoothing_width"]
     sample = costs.sample
     if sample is not None and not costs.rule.needs_output:
         sample = sample.without("penalty", "error")  # most of the work, and not asked for
@@ -59,7 +67,7 @@ def draws(
             drawn = _other_means(costs.statistics, costs.provenance["per_step"], rng)
         statistics = drawn | {"prior": costs.statistics["prior"]}
         moved = replace(costs, statistics=statistics)
-        yield moved if width is None else _smoothed(moved, costs, width)
+        yield moved if sample is not None else _smoothed(moved, costs, width)
 
 
 def _other_images(sample: Sample, rng: np.random.Generator, only: np.ndarray | None) -> dict:

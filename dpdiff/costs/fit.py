@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
@@ -114,6 +115,11 @@ class Sample:
         pooled = smoother(x, WIDTHS[-1], lines=False) @ single
         return chosen_width(x, np.log(np.maximum(self.means()["mse"], 1e-300)), pooled)
 
+    @cached_property
+    def matrix(self) -> Any:
+        """The smoother of that width, shape (G, G)."""
+        return smoother(self.points, self.width)
+
     def statistics(
         self,
         weights: np.ndarray | None = None,
@@ -135,7 +141,7 @@ class Sample:
         only : ndarray of int, optional
             The timesteps of interest; others are left at zero.
         """
-        means, along = self.means(weights), _Along(self.noise, self.timesteps, self.width, only)
+        means, along = self.means(weights), _Along(self, only)
         fits = {name: self._fitted(along, name, array) for name, array in means.items()}
         if not spread:
             return fits
@@ -172,14 +178,11 @@ def penalty_of_one(noise: NoiseSchedule, nodes: int) -> np.ndarray:
 class _Along:
     """Smooth, then interpolate, along log SNR; monotone between timesteps, rows 0 … T."""
 
-    def __init__(
-        self, noise: NoiseSchedule, timesteps: np.ndarray, width: float, only: np.ndarray | None
-    ) -> None:
-        grid = axis(noise)
+    def __init__(self, sample: Sample, only: np.ndarray | None) -> None:
+        noise = sample.noise
         self.only = np.arange(1, noise.T + 1) if only is None else only[only > 0]
-        self.rows = noise.T + 1
-        self.asked, self.at = -grid[self.only - 1], -grid[timesteps - 1]
-        self.matrix = smoother(self.at, width)
+        self.rows, self.matrix = noise.T + 1, sample.matrix
+        self.asked, self.at = -axis(noise)[self.only - 1], -sample.points
 
     def plain(self, y: np.ndarray, *, smooth: bool = True) -> np.ndarray:
         """Values of any sign."""

@@ -46,8 +46,9 @@ def smoother(x: np.ndarray, width: float, *, lines: bool = True) -> csr_array:
         return csr_array((np.ones(len(x)), (places, places)))
     first = np.minimum(np.searchsorted(x, x - width), np.maximum(places - 2, 0))
     last = np.maximum(np.searchsorted(x, x + width), np.minimum(places + 3, len(x)))
-    rows = [_weights(x[b:e] - x[i], width, lines) for i, (b, e) in enumerate(zip(first, last))]
-    columns = np.concatenate([np.arange(b, e) for b, e in zip(first, last)])
+    ranges = list(zip(first, last, strict=True))
+    rows = [_weights(x[b:e] - x[i], width, lines) for i, (b, e) in enumerate(ranges)]
+    columns = np.concatenate([np.arange(b, e) for b, e in ranges])
     ends = np.concatenate([[0], np.cumsum(last - first)])
     return csr_array((np.concatenate(rows), columns, ends), shape=(len(x), len(x)))
 

@@ -72,6 +72,7 @@ def uncertainty(
     budgets: Sequence[int],
     *,
     within: float = 0.1,
+    width: float | None = None,
     count: int = COUNT,
     seed: int = 0,
 ) -> Uncertainty:
@@ -90,6 +91,8 @@ def uncertainty(
         Numbers of steps.
     within : float
         The allowance of the fewest steps, in bits/dim.
+    width : float, optional
+        How far costs of every timestep are smoothed, as for :meth:`dpdiff.Costs.smoothed`.
     count : int
         How many draws.
     seed : int
@@ -107,7 +110,7 @@ def uncertainty(
     for steps in budgets:
         if not 1 <= steps <= costs.T:
             raise InputError(f"the number of steps lies in 1…{costs.T}, got {steps}")
-    center = costs.smoothed()
+    center = costs.smoothed(width)
     few = Thinned(center)
     plan = few.plan(few.T)
     whole = center.edge_nats(Schedule(range(costs.T + 1))).sum()
@@ -115,7 +118,7 @@ def uncertainty(
     own = [_Found(few, steps, plan) for steps in budgets]
     only = np.unique(np.concatenate([few.nodes, *(one.timesteps for one in own)]))
     fewest = []
-    for draw in draws(costs, count, seed, only if costs.sample else None):
+    for draw in draws(costs, count, seed, only=only, width=width):
         thin = Thinned(draw, few.nodes)
         solved = thin.plan(few.T)
         best = thin.schedules([one.schedule.steps for one in own], solved)
