@@ -15,7 +15,8 @@ from dpdiff.costs.smoothing import WIDTHS, chosen_width, smoother
 from dpdiff.noise import NoiseSchedule
 
 Statistics = dict[str, np.ndarray]
-ROUGH = 0.1  # a network whose log m(t) leaps by more than this between timesteps
+ROUGH = 0.08  # a network whose log m(t) leaps by more than this between timesteps
+NEIGHBOURS = 8  # timesteps over which leaps are judged
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,16 +94,20 @@ class Sample:
 
     @cached_property
     def roughness(self) -> float:
-        """Leaps of log m(t) from timestep to timestep beyond what the noise explains.
+        """Leaps of log m(t) from timestep to timestep that the noise does not explain.
 
-        The root of the mean squared residual less its variance, in units of log m; 0 if the
-        noise explains all.
+        The root of the mean squared residual less its variance, in units of log m, over the
+        eight neighbouring timesteps where it is largest; 0 if that is within three standard
+        errors of nothing.
         """
-        if len(self.points) < 5:
+        if len(self.points) < 6 + NEIGHBOURS:
             return 0.0
-        residual, variance = self.residuals
-        # The two ends are where the grid itself leaps; the curve is not a line over them.
-        return float(np.sqrt(max(0.0, np.mean((residual**2 - variance)[2:-2]) / 1.5)))
+        # Not the two ends: the grid itself leaps there, and the curve is no line over them.
+        residual, variance = (values[2:-2] for values in self.residuals)
+        window = np.full(NEIGHBOURS, 1 / NEIGHBOURS)
+        excess = np.convolve(residual**2 - variance, window, "valid")
+        doubt = np.sqrt(np.convolve(2 * variance**2, window, "valid") / NEIGHBOURS)
+        return float(np.sqrt(np.max(np.where(excess > 3 * doubt, excess, 0)) / 1.5))
 
     @cached_property
     def width(self) -> float:
