@@ -16,7 +16,6 @@ from dpdiff.noise import NoiseSchedule
 
 Statistics = dict[str, np.ndarray]
 ROUGH = 0.08  # a network whose log m(t) leaps by more than this between timesteps
-NEIGHBOURS = 8  # timesteps over which leaps are judged
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,17 +96,19 @@ class Sample:
         """Leaps of log m(t) from timestep to timestep that the noise does not explain.
 
         The root of the mean squared residual less its variance, in units of log m, over the
-        eight neighbouring timesteps where it is largest; 0 if that is within three standard
-        errors of nothing.
+        third of the timesteps where it is largest; 0 if that is within four standard errors of
+        nothing.
         """
-        if len(self.points) < 6 + NEIGHBOURS:
+        count = len(self.points) // 3
+        if count < 4:
             return 0.0
         # Not the two ends: the grid itself leaps there, and the curve is no line over them.
         residual, variance = (values[2:-2] for values in self.residuals)
-        window = np.full(NEIGHBOURS, 1 / NEIGHBOURS)
+        window = np.full(count, 1 / count)
         excess = np.convolve(residual**2 - variance, window, "valid")
-        doubt = np.sqrt(np.convolve(2 * variance**2, window, "valid") / NEIGHBOURS)
-        return float(np.sqrt(np.max(np.where(excess > 3 * doubt, excess, 0)) / 1.5))
+        # Neighbouring residuals share two of their three timesteps, which doubles the variance.
+        doubt = np.sqrt(np.convolve(4 * variance**2, window, "valid") / count)
+        return float(np.sqrt(np.max(np.where(excess > 4 * doubt, excess, 0)) / 1.5))
 
     @cached_property
     def width(self) -> float:
