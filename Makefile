@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup book test lint unit lessons figures explorer links accessibility bench clean
+.PHONY: help setup book test lint unit lessons figures explorer links accessibility prices bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' \
@@ -56,6 +56,11 @@ accessibility:  ## look at the built book in a browser with axe-core (needs npm 
 	@mkdir -p _build/browser && cp book/browser/* _build/browser
 	@npm install --prefix _build/browser --no-audit --no-fund --silent
 	@node _build/browser/check.mjs _build/html
+
+prices: $(READY)  ## what a schedule costs to choose (hours on one core; restartable), and rough networks
+	@$(BIN)/python benchmarks/pool.py digits --knots 193 --images 143
+	@$(BIN)/python benchmarks/prices.py digits
+	@$(BIN)/python benchmarks/rough.py
 
 bench: $(READY)  ## time the solvers
 	@$(BIN)/python benchmarks/solvers.py

@@ -66,6 +66,7 @@ def _measure(
         regret=amount.regret(options, denoiser),
         per_step=options.per_step,
         budgets=options.steps,
+        variance=options.variance,
         seed=options.seed,
         batch_size=options.batch_size,
         resume=folder,

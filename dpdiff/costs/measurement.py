@@ -38,6 +38,7 @@ def measure(
     regret: float | None = None,
     per_step: int | None = None,
     budgets: Sequence[int] = BUDGETS,
+    variance: str | None = None,
     seed: int = 0,
     batch_size: int = 256,
     resume: str | Path | None = None,
@@ -67,12 +68,14 @@ def measure(
     regret : float, optional
         Measure in rounds, each as large as all before, until schedules are estimated to lose
         less than this (bits/dim) against the best ones at every budget, with 95 % confidence,
-        under the denoiser's own variance rule; or until the images are used up.
+        or until the images are used up.
     per_step : int, optional
         Measure every timestep, with so many images each and no interpolation. If fewer than N,
         every timestep takes the next ones of a shuffled list, so that all images are used.
     budgets : sequence of int
         Numbers of steps that ``regret`` is about; those above T are left out.
+    variance : str, optional
+        The variance rule that ``regret`` is about; by default the denoiser's own.
     seed : int
         Decides which images are shown, and the noise. Batches do not.
     batch_size : int
@@ -116,6 +119,7 @@ def measure(
     _check(request, len(images), batch_size)
     if regret is not None:
         request["budgets"] = [int(k) for k in budgets]
+        request["variance"] = variance or denoiser.variance
     job = Job(denoiser, images, seed, batch_size, request)
     measuring = _Measuring(job, workers, progress)
     stage = measuring.first_stage()
@@ -193,7 +197,8 @@ class _Measuring:
         if target is None:
             return True
         budgets = [k for k in self.job.request["budgets"] if k <= costs.T]
-        found = uncertainty(costs, budgets).schedules
+        ruled = costs.with_variance(self.job.request["variance"])
+        found = uncertainty(ruled, budgets).schedules
         worst = max(found, key=lambda one: one.regret95)
         if self.progress:
             tqdm.write(
