@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup book lab test lint unit lessons figures explorer links accessibility play bench clean
+.PHONY: help setup book lab test lint unit lessons figures explorer links accessibility play prices bench \
+        clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' \
@@ -67,6 +68,11 @@ play:  ## play with the built explorer in a browser, with mouse, touch and keys 
 	@mkdir -p _build/browser && cp book/browser/* _build/browser
 	@npm install --prefix _build/browser --no-audit --no-fund --silent
 	@node _build/browser/explorer.mjs _build/html dpdiff/models/digits/costs.npz
+
+prices: $(READY)  ## what a schedule costs to choose (hours on one core; restartable), and rough networks
+	@$(BIN)/python benchmarks/pool.py digits --knots 193 --images 143
+	@$(BIN)/python benchmarks/prices.py digits
+	@$(BIN)/python benchmarks/rough.py
 
 bench: $(READY)  ## time the solvers
 	@$(BIN)/python benchmarks/solvers.py

@@ -25,7 +25,8 @@ from cases import machine
 
 from dpdiff import noising
 from dpdiff.costs import statistics
-from dpdiff.costs.measurement import _Job
+from dpdiff.costs.design import dense
+from dpdiff.costs.job import Job
 from dpdiff.denoiser import Denoiser
 from dpdiff.models.flags import Flags
 from dpdiff.models.improved_diffusion import _empty
@@ -54,11 +55,12 @@ class Rounds:
 
     def __init__(self, denoiser: Denoiser, options: argparse.Namespace, own: slice) -> None:
         images = np.random.default_rng(0).integers(0, 256, (512, 3, 32, 32)).astype(np.uint8)
-        self.job = _Job(denoiser, images, 0, options.per_step, options.batch_size)
+        self.job = Job(denoiser, images, 0, options.batch_size)
+        self.stage = dense(denoiser.noise.T, len(images), options.per_step, 0)
         chosen = np.linspace(1, denoiser.noise.T, options.timesteps).astype(int)
         self.chosen, self.cuda = chosen[own], denoiser.device.type == "cuda"
-        units = cut(self.chosen, self.job.unit)
-        self.calls = [call for unit in units for call in self.job._calls(unit)]
+        units = cut(self.chosen, self.job.unit(self.stage))
+        self.calls = [call for unit in units for call in self.job._calls(self.stage, unit)]
         self.ready = [self.job._prepare(call) for call in self.calls]
         self.inputs = [self.noised(batch) for batch in self.ready]
         self.outputs = [noising.predict(denoiser, batch) for batch in self.ready]
@@ -87,7 +89,7 @@ class Rounds:
             getattr(output, "sample", output).sum().item()  # nothing may be left undone
 
     def measuring(self) -> list:
-        return list(self.job.measured([self.chosen]))
+        return list(self.job.measured(self.stage, [self.chosen]))
 
     def preparing(self) -> list:
         return [self.job._prepare(call) for call in self.calls]

@@ -9,7 +9,8 @@ import pytest
 
 import dpdiff
 from dpdiff import models
-from dpdiff.costs.measurement import _Job
+from dpdiff.costs.design import dense
+from dpdiff.costs.job import Job
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "digits.json"
 BUDGETS = ("8", "16", "32", "64", "128", "256")
@@ -47,8 +48,9 @@ def test_shipped_costs_are_those_of_the_shipped_model(denoiser, costs):
     images, about = dpdiff.images("digits", split="validation"), costs.provenance
     assert (about["images"], about["data"], about["split"]) == (len(images), "digits", "validation")
     for t in (1, 40, 1500, 4000):
-        job = _Job(denoiser, images, about["seed"], about["per_step"], batch_size=128)
-        ((_, again),) = job.measured([np.array([t])])
+        job = Job(denoiser, images, about["seed"], batch_size=128)
+        stage = dense(4000, len(images), about["per_step"], about["seed"])
+        ((_, again),) = job.measured(stage, [np.array([t])])
         for name, values in again.items():
             np.testing.assert_allclose(
                 values[0], costs.statistics[name][t], rtol=2e-4, atol=1e-6, err_msg=f"{name} {t}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import dpdiff
 from dpdiff.cli import checks, choosing
-from dpdiff.cli.finished import clear_up, command_digest, finished_costs
+from dpdiff.cli.finished import command_digest, finished_costs
 from dpdiff.cli.report import report, report_rounding
 from dpdiff.errors import InputError
 from dpdiff.runtime import checkpoints
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dpdiff.denoiser import Denoiser
 
 BUDGETS = (8, 16, 32, 64, 128, 256)
+REGRET = 0.01  # bits/dim that `optimize` measures down to unless it is given an amount
 
 
 def optimize(options: argparse.Namespace) -> None:
@@ -29,10 +30,12 @@ def optimize(options: argparse.Namespace) -> None:
     out = folder / "costs.npz"
     if out.exists() and not out.is_file():
         raise InputError(f"{out} is no file that could be written: give another --out")
+    if (options.calls, options.regret, options.per_step) == (None, None, None):
+        options.regret = REGRET
     costs = _measure_into(out, options)
     if join().first:
         budgets = checks.budgets_for(options.steps, BUDGETS, costs.T)
-        report(costs, budgets, options.model, folder)
+        report(costs, budgets, options.model, folder, options.smooth)
 
 
 def measure(options: argparse.Namespace) -> None:
@@ -59,8 +62,9 @@ def _measure_into(out: Path, options: argparse.Namespace) -> Costs:
         if workers.first:
             if before is None:
                 costs.save(out)
-            clear_up(unfinished)
-    print(f"costs: {out}" + (" (finished before)" if before else ""))
+            checkpoints.remove(unfinished)
+    calls = costs.provenance.get("calls", 0)
+    print(f"costs: {out}, " + ("finished before" if before else f"for {calls:,} network calls"))
     return costs
 
 
@@ -68,62 +72,29 @@ def _measure_anew(
     denoiser: Denoiser, images: Any, folder: Path, options: argparse.Namespace, command: str
 ) -> Costs:
     """Say what is about to happen, and measure."""
+    from dpdiff.cli.estimate import announcement
+
     choosing.try_out(denoiser)
     choosing.speak(options)
     report_rounding(denoiser, images)
-    _announce(denoiser, images, options, options.per_step if options.target_stderr is None else 0)
-    per_step = options.per_step
-    if options.target_stderr is not None:
-        per_step = _images_needed(denoiser, images, folder / "pilot", options)
-    costs = _measure(denoiser, images, per_step, folder, options)
-    about = {"name": options.model, "data": options.data, "split": options.split}
-    return replace(costs, provenance=costs.provenance | about | {"command": command})
-
-
-def _announce(denoiser: Denoiser, images: Any, options: argparse.Namespace, per_step: int) -> None:
-    """Say how long it will take; of a pilot, which is short, nothing."""
-    if per_step:
-        from dpdiff.cli.estimate import announcement
-
-        line = announcement(denoiser, images, per_step, options.batch_size, join().count)
-        print(line, flush=True)
-
-
-def _measure(
-    denoiser: Denoiser, images: Any, per_step: int, folder: Path, options: argparse.Namespace
-) -> Costs:
-    """Costs under the rule that was asked for."""
+    print(announcement(denoiser, images, options), flush=True)
     costs = dpdiff.measure(
         denoiser,
         images,
+        calls=options.calls,
+        regret=options.regret,
+        per_step=options.per_step,
+        budgets=checks.budgets_for(options.steps, BUDGETS, denoiser.noise.T),
+        variance=options.variance,
         seed=options.seed,
-        per_step=per_step,
         batch_size=options.batch_size,
         resume=folder,
         workers=join(),
     )
-    return costs.with_variance(options.variance) if options.variance else costs
-
-
-def _images_needed(
-    denoiser: Denoiser, images: Any, folder: Path, options: argparse.Namespace
-) -> int:
-    """Measure a few images a timestep, and learn from them how many it takes."""
-    from dpdiff.costs import sample_size
-
-    _announce(denoiser, images, options, sample_size.PILOT)
-    pilot = _measure(denoiser, images, sample_size.PILOT, folder, options)
-    budgets = checks.budgets_for(options.steps, BUDGETS, pilot.T)
-    needed = sample_size.images_needed(pilot, budgets, options.target_stderr)
-    chosen = min(needed, len(images))
-    print(
-        f"a pilot with {pilot.provenance['per_step']} images a timestep says: {needed} bring the "
-        f"standard errors of the best schedules to {options.target_stderr} bits/dim"
-    )
-    if chosen < needed:
-        print(f"there are only {chosen}: measuring all of them; expect larger standard errors")
-    _announce(denoiser, images, options, chosen)
-    return chosen
+    if options.variance:
+        costs = costs.with_variance(options.variance)
+    about = {"name": options.model, "data": options.data, "split": options.split}
+    return replace(costs, provenance=costs.provenance | about | {"command": command})
 
 
 def solve(options: argparse.Namespace) -> None:
@@ -134,7 +105,7 @@ def solve(options: argparse.Namespace) -> None:
         costs = costs.with_variance(options.variance)
     budgets = checks.budgets_for(options.steps, BUDGETS, costs.T)
     checks.make_folder(folder)
-    report(costs, budgets, costs.provenance.get("name", "model"), folder)
+    report(costs, budgets, costs.provenance.get("name", "model"), folder, options.smooth)
 
 
 def sample(options: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from functools import partial
 from typing import Any
@@ -12,28 +13,36 @@ from dpdiff import noising
 from dpdiff.costs import statistics
 from dpdiff.denoiser import Denoiser
 from dpdiff.runtime.memory import Halving
+from dpdiff.runtime.workers import join
 
 SLOW = 5.0  # seconds of a first call after which no second one is made to warm up
 
 
-def announcement(
-    denoiser: Denoiser, images: Any, per_step: int, batch_size: int, workers: int
-) -> str:
-    """How many network calls measuring takes, and about how long, in a line.
+def announcement(denoiser: Denoiser, images: Any, options: argparse.Namespace) -> str:
+    """How many network calls measuring takes, one image each, and about how long; a line.
 
     Parameters
     ----------
-    denoiser, images, per_step, batch_size
+    denoiser, images
         As :func:`dpdiff.measure` takes them.
-    workers : int
-        Processes that share the work.
+    options : argparse.Namespace
+        What it was asked for.
     """
-    T, per_step = denoiser.noise.T, min(per_step, len(images))
-    size = min(batch_size, T * per_step)
-    seconds, calls = seconds_a_call(denoiser, images, size), -(-T * per_step // size)
+    T = denoiser.noise.T
+    if options.per_step is not None:
+        calls = T * min(options.per_step, len(images))
+        what = f"all {T:,} timesteps"
+    else:
+        calls = options.calls or T
+        what = "a few timesteps"
+    if options.regret is not None:
+        what = f"in rounds until schedules lose less than {options.regret} bits/dim"
+    size = min(options.batch_size, calls)
+    each = seconds_a_call(denoiser, images, size) / size
+    seconds = calls * each / join().count
     return (
-        f"measuring {T} timesteps with {per_step} images each: {calls} network calls of {size}, "
-        f"about {spoken(calls * seconds / workers)}"
+        f"measuring {what}: at {1000 * each:.2g} ms a network call, {calls:,} calls take about "
+        f"{spoken(seconds)}"
     )
 
 

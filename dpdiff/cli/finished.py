@@ -12,7 +12,6 @@ import dpdiff
 from dpdiff import data
 from dpdiff.costs.storage import VERSION
 from dpdiff.errors import InputError
-from dpdiff.runtime import checkpoints
 
 if TYPE_CHECKING:
     from dpdiff.costs.costs import Costs
@@ -25,10 +24,8 @@ OPTIONS = ("model", "data", "split", "seed", "batch_size", "variance", "precisio
 def command_digest(denoiser: Denoiser, images: Any, options: argparse.Namespace) -> str:
     """A digest of all that decides what a measuring command writes."""
     settings = {name: getattr(options, name) for name in OPTIONS}
-    if options.target_stderr is None:
-        settings["per_step"] = options.per_step
-    else:
-        settings |= {"target_stderr": options.target_stderr, "steps": options.steps}
+    amounts = ("calls", "regret", "per_step") + (("steps",) if options.regret else ())
+    settings |= {name: getattr(options, name) for name in amounts}
     settings |= {"version": VERSION, "model": denoiser.fingerprint, "name": options.model}
     settings |= {"images": len(images), "digest": data.digest(images)}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
@@ -43,9 +40,3 @@ def finished_costs(out: Path, command: str) -> Costs | None:
     except InputError:
         return None  # another version's or a damaged one, which will be replaced
     return costs if costs.provenance.get("command") == command else None
-
-
-def clear_up(folder: Path) -> None:
-    """Remove the folder of unfinished work, and the pilot's in it."""
-    checkpoints.remove(folder / "pilot")
-    checkpoints.remove(folder)

@@ -149,14 +149,23 @@ def _add_data(command: argparse.ArgumentParser, split: str) -> None:
 def _add_measuring(command: argparse.ArgumentParser) -> None:
     number = command.add_mutually_exclusive_group()
     number.add_argument(
-        "--per-step", type=whole(2), default=128, help="images that every timestep is shown"
+        "--calls",
+        type=whole(1),
+        metavar="N",
+        help="network calls to measure with, one image each; if nothing is given, T (`optimize` "
+        "goes on until schedules lose less than 0.01 bits/dim)",
     )
     number.add_argument(
-        "--target-stderr",
+        "--regret",
         type=real(0, math.inf, above=True),
         metavar="E",
-        help="let a pilot choose the images a timestep, so that the best schedules' standard "
-        "errors come down to E bits/dim",
+        help="measure until schedules lose less than E bits/dim with 95 %% confidence",
+    )
+    number.add_argument(
+        "--per-step",
+        type=whole(2),
+        metavar="N",
+        help="measure every timestep, with N images each",
     )
     command.set_defaults(steps=None)
 
@@ -170,6 +179,13 @@ def _add_budgets(command: argparse.ArgumentParser) -> None:
         "as the model has so many steps",
     )
     command.add_argument("--out", default="schedules", help="folder for the results")
+    command.add_argument(
+        "--smooth",
+        type=real(0, math.inf),
+        metavar="WIDTH",
+        help="average costs of every timestep over this much log SNR either way, 0 for not at "
+        "all; if not given, residuals against the known standard errors decide",
+    )
 
 
 def _add_costs(command: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import dpdiff
+from dpdiff.costs.uncertainty import uncertainty
 from dpdiff.runtime.files import write_all
 
 if TYPE_CHECKING:
@@ -33,9 +34,13 @@ def report_rounding(denoiser: Denoiser, images: np.ndarray, count: int = 8) -> N
     )
 
 
-def report(costs: Costs, budgets: Sequence[int], model: str, folder: Path) -> None:
+def report(
+    costs: Costs, budgets: Sequence[int], model: str, folder: Path, width: float | None
+) -> None:
     """Write the schedules of some budgets and print what they are worth beside the strides."""
-    plan = dpdiff.solve(costs.smoothed())  # chosen on smoothed costs, reported on measured ones
+    plan = dpdiff.solve(
+        costs.smoothed(width)
+    )  # chosen on smoothed costs, reported on measured ones
     schedules = [
         replace(schedule, provenance=_provenance(costs, plan, schedule, model))
         for schedule in plan.schedules(sorted({*budgets}))
@@ -48,8 +53,7 @@ def report(costs: Costs, budgets: Sequence[int], model: str, folder: Path) -> No
         f"{costs.variance!r} (optimistic: score schedules on held-out images with `evaluate`)\n"
     )
     print("\n".join(table))
-    fewest = plan.fewest_steps(within=0.1)
-    print(f"\nfewest steps within 0.1 bits/dim of the best: {fewest}")
+    print(_error_bars(costs, budgets, plan, width))
 
 
 def _table(costs: Costs, plan: Plan, budgets: Sequence[int]) -> list[str]:
@@ -88,3 +92,18 @@ def _provenance(costs: Costs, plan: Plan, schedule: Schedule, model: str) -> dic
         "stderr": stderr,
         "costs": costs.provenance,
     }
+
+
+def _error_bars(costs: Costs, budgets: Sequence[int], plan: Plan, width: float | None) -> str:
+    """What the measurement's errors mean for the schedules, as lines of text."""
+    found = uncertainty(costs, sorted({*budgets}), width=width)
+    lines = ["", "what measurement errors cost, in bits/dim with 95 % confidence"]
+    for one in found.schedules:
+        close = [name for name in one.strides if one.within_error(name)]
+        note = f"   ({' and '.join(close)} may be as good)" if close else ""
+        lines.append(f"{one.steps:>6} steps: less than {one.regret95:.4f}{note}")
+    few = found.fewest
+    fewest = plan.fewest_steps(within=0.1)
+    low, high = min(few.low, fewest), max(few.high, fewest)
+    lines += ["", f"fewest steps within 0.1 bits/dim of the best: {fewest} ({low} to {high})"]
+    return "\n".join(lines)

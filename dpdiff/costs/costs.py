@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from dpdiff.costs import chebyshev, errors, storage
-from dpdiff.costs.smoothing import local_linear
+from dpdiff.costs import chebyshev, errors, smoothing, storage
+from dpdiff.costs.design import axis
+from dpdiff.costs.fit import Sample
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
 from dpdiff.schedule import Schedule
@@ -44,6 +45,9 @@ class Costs:
         ``prior_var`` are numbers.
     provenance : dict
         Model fingerprint, data, sample size, seed, version.
+    sample : Sample, optional
+        Every image's values at the few timesteps that were measured, if the statistics are a
+        fit to them: what error bars are drawn from.
     """
 
     noise: NoiseSchedule
@@ -51,6 +55,7 @@ class Costs:
     variance: str
     statistics: dict[str, np.ndarray]
     provenance: dict[str, Any] = field(default_factory=dict)
+    sample: Sample | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.variance not in self.variances:
@@ -108,37 +113,30 @@ class Costs:
         """The same measurement read under another variance rule."""
         return replace(self, variance=variance)
 
-    def smoothed(self, width: float = 0.2, *, spread: bool = False) -> Costs:
+    def smoothed(self, width: float | None = None) -> Costs:
         """The same costs with the noise between neighbouring timesteps averaged out.
 
         The minimum over noisy costs seeks out those that are too low by chance. The statistics
-        are smooth functions of log SNR, so a local regression along it removes most of the noise
-        and little else. Choose schedules on smoothed costs, and score them on measured ones.
+        are mostly smooth functions of log SNR, so a local regression along it removes much of
+        the noise and little else. Choose schedules on smoothed costs, and score them on measured
+        ones. Costs of a few timesteps are a fit already, and stay as they are.
 
         Parameters
         ----------
-        width : float
-            Half the width of the neighbourhoods, in units of log SNR.
-        spread : bool
-            Smooth the variances too; otherwise they stay those of the measurement.
+        width : float, optional
+            Half the width of the neighbourhoods, in units of log SNR; 0 smoothes nothing. By
+            default residuals against the known standard errors decide, up to 0.2: a network with
+            an embedding of its own for every timestep may come out with 0.
 
         Returns
         -------
         Costs
+            ``provenance["smoothing_width"]`` tells the width. No squared error is below zero.
         """
-        if not 0 < width < np.inf:
-            raise InputError(f"a width of smoothing is a positive number, got {width!r}")
-        x = np.maximum(self.noise.log_snr[1:], np.log(1e-12))  # a last SNR of 0 counts as this
-        x = x - 1e-9 * np.arange(self.T)  # still strictly falling
-        smooth = {
-            name: values.copy()
-            for name, values in self.statistics.items()
-            if np.ndim(values) > 0 and (spread or not name.endswith(("_var", "_cov")))
-        }
-        for name, values in smooth.items():
-            values[1:] = local_linear(x, values[1:], width)
-            if name.endswith("_var"):  # a line may fall below zero at either end
-                values.clip(0, out=values)
+        if self.sample is not None:
+            return self
+        n, x = self.provenance["per_step"], axis(self.noise)
+        smooth, width = smoothing.smoothed(x, self.statistics, n, width)
         about = {"smoothing_width": width}
         return replace(
             self, statistics=self.statistics | smooth, provenance=self.provenance | about
@@ -245,9 +243,9 @@ class Costs:
     @cached_property
     def _coefficients(self) -> dict[str, np.ndarray]:
         """Chebyshev coefficients of the node functions, each of shape (T + 1, J)."""
-        names = ("penalty", "error", "penalty_var", "error_var", "penalty_error_cov")
-        to_coefficients = chebyshev.transform(self.statistics["penalty"].shape[1])
-        return {k: self.statistics[k].astype(np.float64) @ to_coefficients.T for k in names}
+        to_coefficients = chebyshev.transform(self.statistics["penalty"].shape[1]).T
+        nodes = {k: v for k, v in self.statistics.items() if np.ndim(v) == 2}
+        return {k: v.astype(np.float64) @ to_coefficients for k, v in nodes.items()}
 
     def learned(self, name: str, t: np.ndarray, a: np.ndarray) -> np.ndarray:
         """A mean that depends on a learned variance, as ``dpdiff.variance.Moments`` names it.
@@ -270,8 +268,8 @@ class Costs:
 
     def save(self, path: str | Path) -> None:
         """Write everything to one ``.npz`` file; the file is complete or absent."""
-        fields = self.noise, self.shape, self.variance, self.statistics, self.provenance
-        storage.write(path, *fields)
+        arrays = self.statistics | (self.sample.arrays() if self.sample else {})
+        storage.write(path, self.noise, self.shape, self.variance, arrays, self.provenance)
 
     @classmethod
     def load(cls, path: str | Path) -> Costs:
@@ -283,4 +281,6 @@ class Costs:
             If the file is missing, truncated, changed in any bit, not such a file, of another
             version, or holds numbers that no measurement gives.
         """
-        return cls(*storage.read(path))
+        noise, shape, variance, arrays, provenance = storage.read(path)
+        sample = Sample.taken_from(noise, arrays)
+        return cls(noise, shape, variance, arrays, provenance, sample)

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from dpdiff.costs.draws import draws
+from dpdiff.costs.fit import Sample
 from dpdiff.schedule import Schedule
 from dpdiff.solvers.protocols import Unit
 from dpdiff.variance import Moments, Rule
@@ -23,6 +25,7 @@ class Measured(Moments, Protocol):
     """What is read of :class:`dpdiff.Costs` here."""
 
     provenance: dict[str, Any]
+    sample: Sample | None
 
     @property
     def rule(self) -> Rule: ...
@@ -55,11 +58,16 @@ def bound(costs: Measured, schedule: Schedule) -> Estimate:
     """See :meth:`dpdiff.Costs.bound`."""
     t, s = np.array(schedule.jumps).T
     nats = costs.costs_of(t, s).sum() + costs.unit.offset
+    if costs.sample is not None:
+        return _drawn(costs, nats, [(t, s, 1)])
     return _in_unit(costs, nats, edge_variances(costs, t, s).sum())
 
 
 def difference(costs: Measured, one: Schedule, other: Schedule) -> Estimate:
     """See :meth:`dpdiff.Costs.difference`."""
+    if costs.sample is not None:
+        parts = [(*np.array(x.jumps).T, sign) for x, sign in ((one, 1), (other, -1))]
+        return _drawn(costs, sum(sign * costs.costs_of(t, s).sum() for t, s, sign in parts), parts)
     own, others = dict(one.jumps), dict(other.jumps)
     nats = variance = 0.0
     for t in sorted({*own, *others}):
@@ -71,6 +79,17 @@ def difference(costs: Measured, one: Schedule, other: Schedule) -> Estimate:
         nats += float(signs @ costs.costs_of(at, to))
         variance += _variance_of_difference(costs, at, to, signs)
     return _in_unit(costs, nats, variance)
+
+
+def _drawn(costs: Measured, nats: float, parts: list[tuple]) -> Estimate:
+    """Where all timesteps saw the same images: the spread of a sum of paths over draws of them."""
+    only = np.unique(np.concatenate([part[0] for part in parts]))
+    found = [
+        sum(sign * draw.costs_of(t, s).sum() for t, s, sign in parts)
+        for draw in draws(costs, only=only)
+    ]
+    size = costs.unit.size
+    return Estimate(float(nats / size), float(np.std(found, ddof=1)) / size)
 
 
 def _variance_of_difference(

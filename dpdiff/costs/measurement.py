@@ -1,42 +1,46 @@
-"""One pass over the grid: a network call for every timestep and image gives every jump's cost."""
+"""Measuring what every jump costs: at a few timesteps, or at all of them."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from dpdiff import data, noising
-from dpdiff.costs import statistics
+from dpdiff.costs import design
 from dpdiff.costs.costs import Costs
-from dpdiff.costs.storage import VERSION
-from dpdiff.denoiser import Denoiser, Prediction
+from dpdiff.costs.design import Stage
+from dpdiff.costs.fit import ROUGH, Sample
+from dpdiff.costs.job import Job
+from dpdiff.costs.uncertainty import uncertainty
+from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError, check_counts
 from dpdiff.runtime import random_streams
-from dpdiff.runtime.asking import not_finite
-from dpdiff.runtime.checkpoints import Checkpoints, Statistics, blocks, cut, locked
-from dpdiff.runtime.memory import Halving
-from dpdiff.runtime.prefetch import prefetch
+from dpdiff.runtime.checkpoints import Checkpoints, locked
 from dpdiff.runtime.workers import ALONE, Workers
-from dpdiff.version import __version__
+
+BUDGETS = (8, 16, 32, 64, 128, 256)
+DENSE = 16  # images a timestep where a network must be measured at every timestep
+LEAST_CALLS = 1000  # of a measurement that was left to itself
+FIRST_IMAGES = 10  # of the first of several rounds
 
 
 def measure(
     denoiser: Denoiser,
     images: Any,
     *,
+    calls: int | None = None,
+    regret: float | None = None,
+    per_step: int | None = None,
+    budgets: Sequence[int] = BUDGETS,
+    variance: str | None = None,
     seed: int = 0,
-    per_step: int = 128,
     batch_size: int = 256,
     resume: str | Path | None = None,
     workers: Workers = ALONE,
@@ -44,9 +48,14 @@ def measure(
 ) -> Costs:
     """Measure what every jump costs a denoiser.
 
-    Each timestep ``t`` is shown ``per_step`` images with noise of its own, one network call
-    each; from ``x̂_0`` and ``v`` come the statistics that give ``L(t, s)`` for all ``s`` at once
-    (Watson et al. 2021, section 3.2) under every variance rule.
+    A network call shows the network one image at one timestep ``t``; from ``x̂_0`` and ``v`` come
+    the statistics that give ``L(t, s)`` for all ``s`` at once (Watson et al. 2021, section 3.2)
+    under every variance rule. These are smooth along log SNR. So by default a hundred timesteps
+    are looked at, all with the same images, and the rest is interpolated: as many calls as
+    drawing one sample with all steps. A network that is not smooth is recognised, and measured
+    at every timestep with 16 images; a line on stderr says so.
+
+    How much is measured is said in one of three ways, of which ``calls`` is the default.
 
     Parameters
     ----------
@@ -55,19 +64,29 @@ def measure(
     images : array_like, shape (N, ...)
         Integers ``0 … levels - 1`` (floats if ``denoiser.levels`` is None), best of images that
         the network was not fitted to: a small set is remembered, and its costs are too low.
+    calls : int, optional
+        At most so many network calls, one image each; by default T, but at least 1,000.
+    regret : float, optional
+        Measure in rounds, each as large as all before, until schedules are estimated to lose
+        less than this (bits/dim) against the best ones at every budget, with 95 % confidence,
+        or until the images are used up.
+    per_step : int, optional
+        Measure every timestep, with so many images each and no interpolation. If fewer than N,
+        every timestep takes the next ones of a shuffled list, so that all images are used.
+    budgets : sequence of int
+        Numbers of steps that ``regret`` is about; those above T are left out.
+    variance : str, optional
+        The variance rule that ``regret`` is about; by default the denoiser's own.
     seed : int
-        Decides which images each timestep sees, and the noise. Batches do not.
-    per_step : int
-        Images a timestep. If fewer than N, every timestep takes the next ones of a shuffled
-        list, so that all images are used; otherwise each timestep sees each image once.
+        Decides which images are shown, and the noise. Batches do not.
     batch_size : int
-        Images a network call; halved whenever a GPU's memory does not hold them. Another one
-        changes the results by rounding only.
+        Images that are put through the network together; halved whenever a GPU's memory does
+        not hold them. Another one changes the results by rounding only.
     resume : str or Path, optional
-        A folder for finished blocks of the grid. Killed at any moment, and called again with
-        the same arguments, the measurement goes on from there and ends with the same bits.
-        Other arguments are refused; of the images, 256 are compared. Delete the folder once
-        the costs are saved.
+        A folder for finished blocks. Killed at any moment, and called again with the same
+        arguments, the measurement goes on from there and ends with the same bits. Other
+        arguments are refused; of the images, 256 are compared. Delete the folder once the costs
+        are saved.
     workers : Workers
         Processes to share the work with, each calling this function: see
         :func:`dpdiff.runtime.workers.join`. They must see the same ``resume`` folder. Their number
@@ -79,12 +98,14 @@ def measure(
     -------
     Costs
         Under the denoiser's own variance rule; the same for every worker.
+        ``provenance["calls"]`` tells how many calls it took.
 
     Raises
     ------
     InputError
         If the images do not suit the denoiser, or the network's output is not finite or of a
-        wrong shape; if the folder is another job's, in use, or cannot be written to.
+        wrong shape; if more than one amount is given, or one that is too small; if the folder
+        is another job's, in use, or cannot be written to.
 
     Examples
     --------
@@ -96,192 +117,132 @@ def measure(
     """
     images = data.check(images, denoiser.shape, denoiser.levels)
     random_streams.check_seed(seed)
-    check_counts(per_step=per_step, batch_size=batch_size)
-    job = _Job(denoiser, images, seed, min(per_step, len(images)), batch_size)
-    if job.per_step < 2 or batch_size < 1:
+    amounts = {"calls": calls, "per_step": per_step}
+    check_counts(batch_size=batch_size, **{k: v for k, v in amounts.items() if v is not None})
+    request = {"calls": calls, "regret": regret, "per_step": per_step}
+    _check(request, len(images), batch_size)
+    if regret is not None:
+        request["budgets"] = [int(k) for k in budgets]
+        request["variance"] = variance or denoiser.variance
+    job = Job(denoiser, images, seed, batch_size, request)
+    measuring = _Measuring(job, workers, progress)
+    stage = measuring.first_stage()
+    with locked(resume) if resume is not None and workers.first else nullcontext():
+        if resume is not None:
+            measuring.kept = Checkpoints(Path(resume), job.identity())
+        return measuring.dense(stage) if stage.whole else measuring.rounds(stage)
+
+
+def _check(request: dict[str, Any], images: int, batch_size: int) -> None:
+    given = [name for name, value in request.items() if value is not None]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)} say the same thing in two ways: give one of them")
+    regret, per_step = request["regret"], request["per_step"]
+    if regret is not None and not 0 < regret < np.inf:
+        raise InputError(f"regret is a positive number of bits/dim, got {regret}")
+    least = images if per_step is None else min(images, per_step)
+    if least < 2 or batch_size < 1:
         raise InputError(
             "every timestep needs at least two images, or no error can be told, and a batch at "
-            f"least one; got {job.per_step} images a timestep and batches of {batch_size}"
+            f"least one; got {least} images a timestep and batches of {batch_size}"
         )
-    with locked(resume) if resume is not None and workers.first else nullcontext():
-        kept = Checkpoints(Path(resume), job.identity()) if resume is not None else None
-        measured = _all_blocks(job, kept, workers, progress)
-    priors = noising.prior_costs(denoiser, images, at_most=4096)
-    measured["prior"], measured["prior_var"] = priors.mean(), priors.var()
-    return Costs(denoiser.noise, denoiser.shape, denoiser.variance, measured, job.provenance())
 
 
-def rows_for(t: int, count: int, per_step: int, seed: int) -> np.ndarray:
-    """Which of ``count`` images timestep ``t`` sees.
+@dataclass
+class _Measuring:
+    """A job under way: stage after stage, until there is enough."""
 
-    Examples
-    --------
-    >>> rows_for(1, 3, 3, seed=0)
-    array([0, 1, 2])
-    """
-    if per_step == count:
-        return np.arange(count)
-    shuffled = np.random.default_rng(seed).permutation(count)
-    return shuffled[(t * per_step + np.arange(per_step)) % count]
+    job: Job
+    workers: Workers
+    progress: bool
+    kept: Checkpoints | None = None
 
+    def first_stage(self) -> Stage:
+        """What to look at first."""
+        job, request = self.job, self.job.request
+        noise, count = job.denoiser.noise, len(job.images)
+        if request["per_step"] is not None:
+            return self._dense_stage(request["per_step"])
+        if request["regret"] is not None and 2 * design.TIMESTEPS < noise.T:
+            timesteps = design.spread(noise, design.TIMESTEPS)
+            first = max(FIRST_IMAGES, noise.T // (4 * len(timesteps)))
+            return design.first_round(timesteps, count, first, job.seed)
+        calls = request["calls"] or max(noise.T, LEAST_CALLS)
+        return design.few(noise, count, calls, job.seed) or self._dense_stage(calls // noise.T)
 
-@dataclass(frozen=True, eq=False)
-class _Job:
-    """A measurement: everything that decides what it finds."""
+    def _dense_stage(self, per_step: int) -> Stage:
+        job = self.job
+        return design.dense(job.denoiser.noise.T, len(job.images), max(2, per_step), job.seed)
 
-    denoiser: Denoiser
-    images: np.ndarray
-    seed: int
-    per_step: int
-    batch_size: int
+    def dense(self, stage: Stage, **about: Any) -> Costs:
+        """Costs of a measurement of every timestep."""
+        moments = self._run(stage)
+        with_zero = {k: np.concatenate([np.zeros_like(v[:1]), v]) for k, v in moments.items()}
+        return self._costs(stage, with_zero, calls=stage.calls, **about)
 
-    @property
-    def unit(self) -> int:
-        """Timesteps whose images share a network call: results depend on no others."""
-        return max(1, self.batch_size // self.per_step)
+    def rounds(self, stage: Stage) -> Costs:
+        """Costs of a few timesteps, measured until the regret that was asked for is reached."""
+        sample = self._sample(stage)
+        if sample.roughness > ROUGH:
+            return self._rough(stage, sample.roughness)
+        while True:
+            costs = self._fitted(stage, sample)
+            if self.workers.broadcast(self.workers.first and self._enough(costs)):
+                return costs
+            seen, count = sample.images, len(self.job.images)
+            stage = design.next_round(stage, seen, count, self.job.seed)
+            if stage is None:
+                return costs
+            sample = sample.with_more(self._sample(stage))
 
-    def provenance(self) -> dict[str, Any]:
-        return {
-            "model": self.denoiser.fingerprint,
-            "images": len(self.images),
-            "per_step": self.per_step,
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-            "precision": self.denoiser.precision,
-            "dpdiff": __version__,
-        }
+    def _enough(self, costs: Costs) -> bool:
+        """Whether the regret that was asked for is reached at every budget."""
+        target = self.job.request["regret"]
+        if target is None:
+            return True
+        budgets = [k for k in self.job.request["budgets"] if k <= costs.T]
+        ruled = costs.with_variance(self.job.request["variance"])
+        found = uncertainty(ruled, budgets).schedules
+        worst = max(found, key=lambda one: one.regret95)
+        if self.progress:
+            tqdm.write(
+                f"dpdiff: {costs.provenance['calls']:,} calls: schedules lose less than "
+                f"{worst.regret95:.4f} bits/dim with 95 % confidence (worst: {worst.steps} steps)",
+                file=sys.stderr,
+            )
+        return worst.regret95 <= target
 
-    def identity(self) -> dict[str, Any]:
-        """What tells this measurement from any other; of the images, a look at some of them."""
-        rows = np.unique(np.linspace(0, len(self.images) - 1, 256).astype(int))
-        some = np.ascontiguousarray(self.images[rows])
-        return self.provenance() | {
-            "dpdiff": f"costs version {VERSION}",
-            "image digest": hashlib.sha256(some.tobytes()).hexdigest()[:16],
-            "image type": str(some.dtype),
-            "block": len(blocks(self.denoiser.noise.T, self.unit)[0]),
-        }
+    def _rough(self, stage: Stage, roughness: float) -> Costs:
+        """All timesteps, for a network that is not smooth along log SNR."""
+        whole = self._dense_stage(DENSE)
+        if self.workers.first:
+            tqdm.write(
+                f"dpdiff: this network's error leaps by {100 * roughness:.0f} % from timestep to "
+                f"timestep, so all {len(whole.timesteps):,} are measured, with {whole.images} "
+                f"images each: {whole.calls:,} calls instead of {stage.calls:,}",
+                file=sys.stderr,
+            )
+        return self.dense(whole, roughness=round(roughness, 3))
 
-    def measured(self, todo: list[np.ndarray]) -> Iterator[tuple[np.ndarray, Statistics]]:
-        """Statistics of every unit of some blocks, in their order."""
-        units = [unit for block in todo for unit in cut(block, self.unit)]
-        halving = Halving()
-        calls = (call for unit in units for call in self._calls(unit))
-        batches = prefetch(self._prepare, calls)
-        for unit in units:
-            yield unit, self._statistics(halving, unit, batches)
+    def _run(self, stage: Stage) -> dict[str, np.ndarray]:
+        return self.job.run(stage, self.kept, self.workers, self.progress)
 
-    def _calls(self, unit: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Timesteps and images of the network calls that a unit takes."""
-        t = np.repeat(unit, self.per_step)
-        rows = [rows_for(step, len(self.images), self.per_step, self.seed) for step in unit]
-        calls = (cut(array, self.batch_size) for array in (t, np.concatenate(rows)))
-        return list(zip(*calls, strict=True))
+    def _sample(self, stage: Stage) -> Sample:
+        return Sample(self.job.denoiser.noise, stage.timesteps, self._run(stage))
 
-    def _prepare(self, call: tuple[np.ndarray, np.ndarray]) -> noising.Batch:
-        return noising.prepare(self.denoiser, self.images, *call, self.seed)
+    def _fitted(self, stage: Stage, sample: Sample) -> Costs:
+        about = {"timesteps": len(stage.timesteps), "smoothing_width": sample.width}
+        calls = sample.images * len(stage.timesteps)
+        return self._costs(stage, sample.statistics(), sample, calls=calls, **about)
 
-    @torch.inference_mode()
-    def _statistics(
-        self, halving: Halving, unit: np.ndarray, batches: Iterator[noising.Batch]
-    ) -> Statistics:
-        """Take a unit's batches through the network; each array's first axis runs over ``unit``."""
-        count = -(-len(unit) * self.per_step // self.batch_size)
-        seen = _Seen()
-        for batch in islice(batches, count):
-            look = partial(self._look, batch)
-            seen += halving(look, len(batch.t), seen.leave_device)
-            if halving.limit:  # memory is scarce: make room before it runs out again
-                seen.leave_device()
-        mse = torch.cat([piece.values["mse"].cpu() for piece in seen])
-        mse = mse.reshape(len(unit), -1).mean(1).repeat_interleave(self.per_step)
-        whole = {name: [piece.values[name] for piece in seen] for name in seen[0].values}
-        for piece, some in zip(seen, mse.split([len(p.t) for p in seen]), strict=True):
-            last = halving(partial(self._last, piece, some), len(piece.t), seen.leave_device)
-            for name in last[0]:
-                whole.setdefault(name, []).extend(part[name] for part in last)
-        values = {k: torch.cat([v.cpu() for v in parts]).numpy() for k, parts in whole.items()}
-        for t, own in zip(unit, values["mse"].reshape(len(unit), -1), strict=True):
-            if not np.isfinite(own).all():
-                raise not_finite(t)
-        return statistics.moments(values, len(unit))
-
-    def _look(self, batch: noising.Batch, rows: slice) -> _Piece:
-        """Some images of a batch: what is predicted, and all that follows from that alone."""
-        batch = batch.part(rows)
-        x0, prediction = noising.predict(self.denoiser, batch)
-        values = statistics.per_image(self.denoiser, batch.t, x0, prediction)
-        return _Piece(batch.t, x0, prediction, values)
-
-    def _last(self, piece: _Piece, mse: Tensor, rows: slice) -> dict[str, Tensor]:
-        """What a last jump costs some images, where that depends on all of their timestep."""
-        place = noising.place(self.denoiser)
-        x0, x0_hat = (x[rows].to(place) for x in (piece.x0, piece.prediction.x0))
-        v = None if piece.prediction.v is None else piece.prediction.v[rows].to(place)
-        outcome = (piece.t[rows], x0, Prediction(x0_hat, v))
-        return statistics.decoders(self.denoiser, *outcome, mse[rows])
-
-
-class _Piece(NamedTuple):
-    """A few images that the network has seen."""
-
-    t: np.ndarray
-    x0: Tensor
-    prediction: Prediction
-    values: dict[str, Tensor]
-
-    def on_cpu(self) -> _Piece:
-        x0, v = self.prediction
-        prediction = Prediction(x0.cpu(), None if v is None else v.cpu())
-        values = {name: numbers.cpu() for name, numbers in self.values.items()}
-        return _Piece(self.t, self.x0.cpu(), prediction, values)
-
-
-class _Seen(list[_Piece]):
-    """All pieces of a unit, kept until the last of them is there."""
-
-    def leave_device(self) -> bool:
-        """Move to the CPU, and say whether that was anything."""
-        kept = any(piece.x0.device.type != "cpu" for piece in self)
-        self[:] = [piece.on_cpu() for piece in self]
-        return kept
-
-
-def _all_blocks(
-    job: _Job, kept: Checkpoints | None, workers: Workers, progress: bool
-) -> Statistics:
-    """Statistics of the whole grid: what is there already, and the rest shared out."""
-    grid = blocks(job.denoiser.noise.T, job.unit)
-    done = kept.load(grid) if kept and workers.first else {}
-    finished = workers.broadcast(list(done))
-    todo = workers.share([block for block in grid if block[0] not in finished])
-    before = sum(len(block) for block in grid if block[0] in finished)
-    bar = tqdm(
-        desc=workers.bar_title("measure"),
-        unit="t",
-        initial=before,
-        total=before + sum(map(len, todo)),
-        disable=not (progress and workers.first),
-    )
-    with workers.named(), bar:
-        units = job.measured(todo)
-        for block in todo:
-            pieces = []
-            for unit, values in islice(units, -(-len(block) // job.unit)):
-                pieces.append(values)
-                bar.update(len(unit))
-            done[int(block[0])] = _joined(pieces)
-            if kept:
-                kept.save(block, done[int(block[0])])
-    everything = {first: values for part in workers.gather(done) for first, values in part.items()}
-    ordered = [everything[first] for first in sorted(everything)]
-    return workers.broadcast(ordered and _with_zero(_joined(ordered)))
-
-
-def _joined(pieces: list[Statistics]) -> Statistics:
-    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-
-
-def _with_zero(statistics: Statistics) -> Statistics:
-    """A row of zeros for t = 0, where nothing is measured."""
-    return {k: np.concatenate([np.zeros_like(v[:1]), v]) for k, v in statistics.items()}
+    def _costs(
+        self, stage: Stage, found: dict[str, np.ndarray], sample: Sample | None = None, **about: Any
+    ) -> Costs:
+        denoiser = self.job.denoiser
+        priors = noising.prior_costs(denoiser, self.job.images, at_most=4096)
+        found |= {"prior": priors.mean(), "prior_var": priors.var()}
+        images = sample.images if sample else stage.images
+        provenance = self.job.provenance() | {"per_step": images} | about
+        return Costs(
+            denoiser.noise, denoiser.shape, denoiser.variance, found, provenance, sample=sample
+        )

@@ -133,3 +133,19 @@ def moments(values: dict[str, np.ndarray], groups: int) -> dict[str, np.ndarray]
         spread["penalty_error_cov"] = np.prod(list(deviations), axis=0).mean(1)
     narrow = {k: array.astype(np.float32) for k, array in spread.items() if array.ndim > 1}
     return means | spread | narrow
+
+
+def single(values: dict[str, np.ndarray], groups: int) -> dict[str, np.ndarray]:
+    """Every image's own values by timestep, float32, shape (groups, images, ...).
+
+    Parameters as for :func:`moments`.
+
+    Examples
+    --------
+    >>> single({"mse": np.array([1.0, 3.0, 5.0, 5.0])}, groups=2)["mse"].shape
+    (2, 2)
+    """
+    return {
+        name: array.reshape(groups, -1, *array.shape[1:]).astype(np.float32)
+        for name, array in values.items()
+    }

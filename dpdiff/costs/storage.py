@@ -22,7 +22,7 @@ MOST_NODES = 512
 # What a measurement says of itself, and in which words.
 PROVENANCE: dict[str, type] = {
     **dict.fromkeys(("model", "precision", "dpdiff", "name", "data", "split", "command"), str),
-    **dict.fromkeys(("images", "per_step", "batch_size", "seed"), int),
+    **dict.fromkeys(("images", "per_step", "batch_size", "seed", "calls", "timesteps"), int),
 }
 
 
@@ -82,7 +82,11 @@ def _check(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> NoiseSchedul
     noise = NoiseSchedule(arrays["betas"])
     if about["noise_schedule"] != noise.fingerprint:
         raise InputError("its betas do not fit their fingerprint")
-    _check_statistics({k: v for k, v in arrays.items() if k != "betas"}, noise.T)
+    sample = {k: v for k, v in arrays.items() if k.startswith("sample_")}
+    kept = {k: v for k, v in arrays.items() if k != "betas" and k not in sample}
+    _check_statistics(kept, noise.T)
+    if sample:
+        _check_sample(sample, kept, noise.T)
     _check_variance(about["variance"], arrays)
     return noise
 
@@ -126,6 +130,23 @@ def _check_statistics(arrays: dict[str, np.ndarray], T: int) -> None:
         _check_array(name, array, wanted, np.float32 if name in NODE_SPREAD else np.float64)
 
 
+def _check_sample(sample: dict[str, np.ndarray], kept: dict[str, np.ndarray], T: int) -> None:
+    """Every image's own values at a few timesteps, of the statistics that are kept."""
+    means = [k for k in kept if not k.startswith("prior") and not k.endswith(("_var", "_cov"))]
+    wanted = {"sample_timesteps", *(f"sample_{name}" for name in means)}
+    if sample.keys() != wanted:
+        raise InputError(f"missing or unexpected: {', '.join(sorted(sample.keys() ^ wanted))}")
+    timesteps, images = sample["sample_timesteps"], sample["sample_mse"].shape[1:]
+    rising = timesteps.dtype == np.int64 and timesteps.ndim == 1 and (np.diff(timesteps) > 0).all()
+    if not rising or len(timesteps) == 0 or timesteps[0] < 1 or timesteps[-1] > T:
+        raise InputError("its timesteps do not rise from 1 to T")
+    if len(images) != 1 or images[0] < 2:
+        raise InputError(f"sample_mse has shape {sample['sample_mse'].shape}")
+    for name in means:
+        shape = (len(timesteps), *images, *kept[name].shape[1:])
+        _check_array(f"sample_{name}", sample[f"sample_{name}"], shape, np.float32)
+
+
 def _check_array(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: type) -> None:
     if array.shape != shape or array.dtype != dtype:
         raise InputError(
@@ -133,7 +154,9 @@ def _check_array(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: ty
         )
     if not np.isfinite(array).all():
         raise InputError(f"{name} is not finite everywhere")
-    if (name.endswith("_var") or name in ("mse", "error")) and array.min() < 0:
+    if (
+        name.endswith("_var") or name.removeprefix("sample_") in ("mse", "error")
+    ) and array.min() < 0:
         raise InputError(f"{name} is below 0 somewhere")
 
 

@@ -83,6 +83,7 @@ def plot_steps(
     schedules: Mapping[str, Schedule],
     *,
     noise: NoiseSchedule | None = None,
+    bands: Mapping[str, tuple[Any, Any]] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Where schedules put their steps, one row of marks a schedule.
@@ -94,6 +95,9 @@ def plot_steps(
     noise : NoiseSchedule, optional
         Draws along ``log SNR(t)``, noise on the left, instead of along ``t``. Timestep 0, where
         the SNR is infinite, is then left out, and T may lie off to the left.
+    bands : mapping of str to (low, high), optional
+        For each name, between which timesteps each step lies, arrays of the schedule's length:
+        ``low`` and ``high`` of :class:`dpdiff.costs.uncertainty.ScheduleError`.
     ax : matplotlib Axes, optional
         Where to draw; a new figure by default.
 
@@ -117,6 +121,9 @@ def plot_steps(
             nearest = min(nearest, place[-2])
         color = look(name)["color"]
         ax.hlines(row, place.min(), place.max(), color=color, linewidth=0.8)
+        for low, high in np.transpose((bands or {}).get(name, ([], []))).astype(int):
+            ends = (low, high) if noise is None else noise.log_snr[[max(low, 1), max(high, 1)]]
+            ax.fill_between(ends, row - 0.25, row + 0.25, color=color, alpha=0.2, linewidth=0)
         ax.plot(place, np.full(len(place), row), "|", color=color, markersize=15, markeredgewidth=2)
     rows = [f"{look(name)['label']}, {s.steps} steps" for name, s in schedules.items()]
     ax.set_yticks(range(len(rows)), rows)

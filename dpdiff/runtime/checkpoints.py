@@ -129,7 +129,7 @@ class Checkpoints:
         Parameters
         ----------
         grid : sequence of ndarray
-            The timesteps of every block that the job has.
+            The timesteps of every block that is wanted; others before or after them are left alone.
 
         Raises
         ------
@@ -144,7 +144,10 @@ class Checkpoints:
             if about is None:
                 continue
             self._check(about.get("job"))
-            first = self._fit(path, about.get("timesteps"), statistics, blocks)
+            timesteps = about.get("timesteps")
+            if _elsewhere(timesteps, blocks):
+                continue
+            first = self._fit(path, timesteps, statistics, blocks)
             found[first] = statistics
             if _kinds(statistics) != _kinds(next(iter(found.values()))):
                 raise InputError(f"{path} holds other statistics than the blocks beside it")
@@ -194,3 +197,10 @@ class Checkpoints:
 
 def _kinds(statistics: Statistics) -> dict[str, tuple[str, tuple[int, ...]]]:
     return {name: (array.dtype.str, array.shape[1:]) for name, array in statistics.items()}
+
+
+def _elsewhere(timesteps: Any, blocks: dict[int, list[int]]) -> bool:
+    """Whether a block lies beyond a grid: of another stage of the same job."""
+    if not isinstance(timesteps, list) or not all(type(t) is int for t in timesteps):
+        return False
+    return not timesteps or timesteps[-1] < min(blocks) or timesteps[0] > blocks[max(blocks)][-1]
