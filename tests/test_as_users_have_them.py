@@ -55,7 +55,7 @@ def test_weights_of_any_dtype_are_given_their_own(dtype):
     assert own.precision == {"float16": "float16", "bfloat16": "bf16"}.get(
         str(dtype)[6:], "float64"
     )
-    measured = measure(own, np.zeros((2, 1, 4, 4), int), progress=False)
+    measured = measure(own, np.zeros((2, 1, 4, 4), int), per_step=128, progress=False)
     assert measured.provenance["precision"] == own.precision
 
 
@@ -94,7 +94,7 @@ def test_two_functions_do_not_pass_for_each_other():
     assert one.fingerprint == same.fingerprint
     assert one.fingerprint != other.fingerprint
     assert model(lambda x, i: x).fingerprint != model(lambda x, i: -x).fingerprint
-    costs = measure(one, np.zeros((2, 1, 4, 4), int), progress=False)
+    costs = measure(one, np.zeros((2, 1, 4, 4), int), per_step=128, progress=False)
     with pytest.raises(InputError, match="measure it first"):
         other.with_variance("optimal", costs)
     layers = [Shifted(), Shifted()]
@@ -261,7 +261,7 @@ def test_examples_of_another_kind_are_refused():
 def test_seeds_that_are_none_are_refused(seed):
     images = np.zeros((2, 1, 4, 4), int)
     for use in (
-        lambda: measure(model(), images, seed=seed, progress=False),
+        lambda: measure(model(), images, seed=seed, per_step=128, progress=False),
         lambda: sample(model(), Schedule([0, 6]), n=2, seed=seed, progress=False),
         lambda: evaluate(model(), images, Schedule([0, 6]), seed=seed, progress=False),
     ):
@@ -273,7 +273,7 @@ def test_seeds_that_are_none_are_refused(seed):
 def test_counts_that_are_none_are_refused(count):
     images = np.zeros((2, 1, 4, 4), int)
     for use in (
-        lambda: measure(model(), images, batch_size=count, progress=False),
+        lambda: measure(model(), images, batch_size=count, per_step=128, progress=False),
         lambda: measure(model(), images, per_step=count, progress=False),
         lambda: sample(model(), Schedule([0, 6]), n=count, progress=False),
         lambda: sample(model(), Schedule([0, 6]), n=2, batch_size=count, progress=False),
@@ -303,7 +303,7 @@ def test_the_last_beta_alone_may_be_one():
 
 
 def test_smoothing_has_a_width():
-    costs = measure(model(), np.zeros((2, 1, 4, 4), int), progress=False)
+    costs = measure(model(), np.zeros((2, 1, 4, 4), int), per_step=128, progress=False)
     for width in (-1, 0, float("nan"), float("inf")):
         with pytest.raises(InputError, match="positive"):
             costs.smoothed(width)

@@ -21,7 +21,7 @@ from dpdiff.solvers.plan import solve
 
 @pytest.fixture(scope="module")
 def costs(toy, toy_images):
-    return measure(toy, toy_images, seed=3, progress=False)
+    return measure(toy, toy_images, seed=3, per_step=128, progress=False)
 
 
 def outputs(toy, images, t, seed):
@@ -95,7 +95,7 @@ def test_learned_range_contains_the_fixed_rules(toy, toy_images):
             toy,
             network=lambda x, i, v=v: torch.cat([0.1 * x, torch.full_like(x, 2 * v - 1)], 1),
         )
-        costs = measure(constant, toy_images[:2], progress=False)
+        costs = measure(constant, toy_images[:2], per_step=128, progress=False)
         t, s = np.array([4000, 300, 2]), np.array([17, 299, 1])
         np.testing.assert_allclose(
             costs.jump_costs(t, s), costs.with_variance(rule).jump_costs(t, s), rtol=1e-8
@@ -135,7 +135,7 @@ def test_standard_error_is_that_of_repeated_measurements(toy, toy_images):
     for variance in ("small", "optimal", "learned_range"):
         scores = []
         for seed in range(40):
-            costs = measure(small_grid, toy_images, seed=seed, progress=False)
+            costs = measure(small_grid, toy_images, seed=seed, per_step=128, progress=False)
             scores.append(costs.with_variance(variance).bound(schedule))
         means, errors = np.array(scores).T
         # The images are the same in every run, so only the noise varies: the stated error,

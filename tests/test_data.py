@@ -306,7 +306,10 @@ def test_measuring_a_folder_decodes_what_it_shows(folder_of_twelve, decoded):
     denoiser = Denoiser(lambda x, i: 0 * x, NoiseSchedule.cosine(20), shape=(1, 4, 4))
     lazy = dpdiff.images(folder_of_twelve)
     array = pixels(12, 4, 4)[:, None]
-    measured = measure(denoiser, lazy, progress=False), measure(denoiser, array, progress=False)
+    measured = (
+        measure(denoiser, lazy, per_step=128, progress=False),
+        measure(denoiser, array, per_step=128, progress=False),
+    )
     np.testing.assert_array_equal(*(costs.table() for costs in measured))
     scores = [evaluate(denoiser, im, Schedule([0, 9, 20]), progress=False) for im in (lazy, array)]
     np.testing.assert_array_equal(*(score.image_bits for score in scores))

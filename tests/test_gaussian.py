@@ -65,7 +65,9 @@ def data():
 @pytest.mark.parametrize("variance", ["small", "large", "optimal"])
 def test_bound_agrees_with_closed_form(denoiser, data, variance):
     schedule = Schedule([0, 20, 40, 80, 150, 300, 600, T])
-    costs = measure(denoiser, data[:64], progress=False)  # for the optimal rule's m(t)
+    costs = measure(
+        denoiser, data[:64], per_step=128, progress=False
+    )  # for the optimal rule's m(t)
     costs.statistics["mse"][1:] = [residual(t) for t in range(1, T + 1)]
     scored = denoiser.with_variance(variance, costs)
     score = evaluate(scored, data, schedule, progress=False)
@@ -110,7 +112,7 @@ def test_optimal_variance_makes_any_schedule_exact_for_isotropic_data():
 
     model = Denoiser(network, NOISE, predicts="x0", shape=(3,), levels=None, clip=False)
     data = np.random.default_rng(1).normal(size=(4000, 3)) * 0.5
-    costs = measure(model, data[:8], progress=False)
+    costs = measure(model, data[:8], per_step=128, progress=False)
     f2, g2 = NOISE.f[1:] ** 2, NOISE.g[1:] ** 2
     costs.statistics["mse"][1:] = 3 * variance * g2 / (f2 * variance + g2)
     exact = 0.5 * (math.log(2 * math.pi * variance) + 1) / math.log(2)
@@ -127,7 +129,7 @@ def test_sample_moments_agree_with_the_linear_recursion(denoiser, data, sampler)
     schedule = Schedule([0, 20, 200, 500, T])
     model = denoiser
     if sampler == "optimal":
-        costs = measure(denoiser, data[:64], progress=False)
+        costs = measure(denoiser, data[:64], per_step=128, progress=False)
         costs.statistics["mse"][1:] = [residual(t) for t in range(1, T + 1)]
         model = denoiser.with_variance("optimal", costs)
     kind = "ddim" if sampler == "ddim" else "ancestral"

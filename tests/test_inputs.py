@@ -48,7 +48,7 @@ def model(network=silent, **settings):
 )
 def test_images_that_do_not_fit_are_refused(images, message):
     for use in (
-        lambda: measure(model(), images, progress=False),
+        lambda: measure(model(), images, per_step=128, progress=False),
         lambda: evaluate(model(), images, Schedule([0, 20]), progress=False),
     ):
         with pytest.raises(InputError, match=message):
@@ -68,9 +68,9 @@ def test_a_broken_network_is_named_with_its_timestep():
 
     images = np.zeros((2, 1, 4, 4), int)
     with pytest.raises(InputError, match="not finite at timestep 7"):
-        measure(model(nan_at_7), images, progress=False)
+        measure(model(nan_at_7), images, per_step=128, progress=False)
     with pytest.raises(InputError, match=r"returned .*shape .* expected .*2, 4, 4"):
-        measure(model(silent, variance="learned_range"), images, progress=False)
+        measure(model(silent, variance="learned_range"), images, per_step=128, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_settings_that_do_not_exist_are_refused(settings, message):
 def test_learned_range_needs_a_network_that_learned_it():
     with pytest.raises(InputError, match="no variance output"):
         model().with_variance("learned_range")
-    costs = measure(model(), np.zeros((2, 1, 4, 4), int), progress=False)
+    costs = measure(model(), np.zeros((2, 1, 4, 4), int), per_step=128, progress=False)
     with pytest.raises(InputError, match="know the variances small, large, optimal"):
         costs.with_variance("learned_range")
 
@@ -125,7 +125,7 @@ def test_models_that_cannot_be_read_are_refused(tmp_path):
 
 @pytest.fixture
 def costs_file(tmp_path):
-    costs = measure(model(), np.zeros((2, 1, 4, 4), int), progress=False)
+    costs = measure(model(), np.zeros((2, 1, 4, 4), int), per_step=128, progress=False)
     costs.save(tmp_path / "costs.npz")
     return tmp_path / "costs.npz"
 

@@ -143,7 +143,7 @@ def test_each_condition_is_a_model_of_its_own():
 def test_a_conditioned_model_goes_through_the_main_job():
     images = np.random.default_rng(0).integers(0, 256, (4, 1, 8, 8), dtype=np.uint8)
     denoiser = conditioned(class_labels=3)
-    costs = dpdiff.measure(denoiser, images, progress=False)
+    costs = dpdiff.measure(denoiser, images, per_step=128, progress=False)
     schedule = dpdiff.solve(costs).schedule(4)
     assert dpdiff.sample(denoiser, schedule, n=2, progress=False).isfinite().all()
     other = conditioned(class_labels=4)

@@ -134,17 +134,17 @@ def test_the_folder_of_another_job_is_refused(interrupted, capsys, change, messa
 
 def test_other_images_and_models_are_other_jobs(tmp_path):
     folder = tmp_path / "parts"
-    measure(toy(), IMAGES, resume=folder, progress=False)
+    measure(toy(), IMAGES, resume=folder, per_step=128, progress=False)
     one_pixel = IMAGES.copy()
     one_pixel[5, 0, 3, 3] ^= 1
     with pytest.raises(InputError, match="image digest was"):
-        measure(toy(), one_pixel, resume=folder, progress=False)
+        measure(toy(), one_pixel, resume=folder, per_step=128, progress=False)
     with pytest.raises(InputError, match="images was 6 and is now 5"):
-        measure(toy(), IMAGES[:5], resume=folder, progress=False)
+        measure(toy(), IMAGES[:5], resume=folder, per_step=128, progress=False)
     other = toy()
     other.network.scale.data += 0.1
     with pytest.raises(InputError, match="model was"):
-        measure(other, IMAGES, resume=folder, progress=False)
+        measure(other, IMAGES, resume=folder, per_step=128, progress=False)
 
 
 def test_two_runs_never_write_the_same_file(tmp_path, capsys, undisturbed):
@@ -195,9 +195,13 @@ def test_a_run_that_never_began_leaves_nothing(tmp_path):
 
 
 def test_without_a_folder_the_result_is_the_same(undisturbed, tmp_path):
-    costs = measure(toy(), IMAGES, batch_size=6, progress=False)
-    again = measure(toy(), IMAGES, batch_size=6, progress=False, resume=tmp_path / "parts")
-    third = measure(toy(), IMAGES, batch_size=6, progress=False, resume=tmp_path / "parts")
+    costs = measure(toy(), IMAGES, batch_size=6, per_step=128, progress=False)
+    again = measure(
+        toy(), IMAGES, batch_size=6, per_step=128, progress=False, resume=tmp_path / "parts"
+    )
+    third = measure(
+        toy(), IMAGES, batch_size=6, per_step=128, progress=False, resume=tmp_path / "parts"
+    )
     for name, values in costs.statistics.items():
         assert (again.statistics[name] == values).all()
         assert (third.statistics[name] == values).all()

@@ -79,7 +79,7 @@ def test_precision_is_part_of_the_provenance_and_of_the_job(model, toy_images, t
     assert full.provenance["precision"] == "float32"
     with pytest.raises(InputError, match="precision was float32 and is now bf16"):
         measure(model.with_precision("bf16"), toy_images, **options)
-    reduced = measure(model.with_precision("bf16"), toy_images, progress=False)
+    reduced = measure(model.with_precision("bf16"), toy_images, per_step=128, progress=False)
     assert reduced.provenance["precision"] == "bf16"
     assert reduced.provenance["model"] == full.provenance["model"]
     model.with_variance("optimal", reduced)  # the costs are still this model's
@@ -112,8 +112,10 @@ def test_compiled_networks_keep_their_names(model, toy_images):
     assert compiled.precision == "float32, compiled"
     fast = copy.copy(compiled.network)
     fast._run = torch.compile(compiled.network._run._orig_mod, backend="eager")
-    costs = measure(replace(compiled, network=fast), toy_images, progress=False)
-    np.testing.assert_allclose(costs.mse, measure(model, toy_images, progress=False).mse, rtol=1e-5)
+    costs = measure(replace(compiled, network=fast), toy_images, per_step=128, progress=False)
+    np.testing.assert_allclose(
+        costs.mse, measure(model, toy_images, per_step=128, progress=False).mse, rtol=1e-5
+    )
 
 
 def test_the_command_tells_what_precision_changes(model, monkeypatch, tmp_path, capsys, toy_images):
@@ -142,7 +144,7 @@ def test_memory_that_runs_out_halves_the_batch(model, toy_images, capsys):
 
     scarce = replace(model, network=hungry)
     for use in (
-        lambda m: measure(m, toy_images, batch_size=24, progress=False).mse,
+        lambda m: measure(m, toy_images, batch_size=24, per_step=128, progress=False).mse,
         lambda m: sample(m, Schedule.even(T, 4), n=24, batch_size=24, progress=False),
         lambda m: (
             evaluate(
@@ -166,7 +168,7 @@ def test_memory_for_not_even_one(model, toy_images):
         raise torch.OutOfMemoryError("out of memory")
 
     with pytest.raises(InputError, match="a single example"):
-        measure(replace(model, network=starved), toy_images, progress=False)
+        measure(replace(model, network=starved), toy_images, per_step=128, progress=False)
 
 
 def test_what_is_kept_on_the_device_makes_room():
@@ -206,7 +208,7 @@ def test_memory_that_runs_out_in_the_statistics_halves_the_batch(model, toy_imag
     from dpdiff.costs import statistics
 
     expected, per_image, sizes = (
-        measure(model, toy_images, progress=False),
+        measure(model, toy_images, per_step=128, progress=False),
         statistics.per_image,
         [],
     )
@@ -218,7 +220,7 @@ def test_memory_that_runs_out_in_the_statistics_halves_the_batch(model, toy_imag
         return per_image(denoiser, t, *rest)
 
     monkeypatch.setattr(statistics, "per_image", scarce)
-    found = measure(model, toy_images, batch_size=24, progress=False)
+    found = measure(model, toy_images, batch_size=24, per_step=128, progress=False)
     assert sizes[:3] == [24, 12, 6]
     assert max(sizes[3:]) == 3
     for name, values in expected.statistics.items():

@@ -68,5 +68,4 @@ class Thinned:
         """The best schedules among the nodes, of no more steps than there are."""
         steps = [min(k, self.T) for k in budgets]
         plan = plan or self.plan(max(steps))
-        found = plan.schedules(steps)
-        return [Schedule(self.nodes[list(schedule.timesteps)]) for schedule in found]
+        return plan.schedules(steps)
