@@ -1,6 +1,15 @@
 """The pictures that schedules need, in one style."""
 
 from dpdiff.plotting.plots import plot_bits, plot_path, plot_samples, plot_steps
-from dpdiff.plotting.style import COLOURS, LABELS, use_style
+from dpdiff.plotting.style import COLOURS, LABELS, look, use_style
 
-__all__ = ["COLOURS", "LABELS", "plot_bits", "plot_path", "plot_samples", "plot_steps", "use_style"]
+__all__ = [
+    "COLOURS",
+    "LABELS",
+    "look",
+    "plot_bits",
+    "plot_path",
+    "plot_samples",
+    "plot_steps",
+    "use_style",
+]
