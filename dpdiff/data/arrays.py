@@ -75,12 +75,12 @@ def member(
         with archive.open(info) as stream:
             stored, fortran, dtype = header(stream)
             begin = stream.tell()
-        size = begin + math.prod(stored) * dtype.itemsize
-        if info.file_size != size or info.compress_type not in PLAIN:
-            raise InputError(f"{path} is packed in an unexpected way, or is damaged")
-        check_promise(size, path.stat().st_size, path)
         # A stand-in of the same shape that takes no memory: a wrong array is refused unread.
         promise = layout(np.broadcast_to(np.zeros((), dtype), stored))
+        size = begin + math.prod(stored) * dtype.itemsize
+        if info.file_size != size or info.compress_type not in PLAIN:
+            raise InputError(f"cannot read {path}: it is damaged, or packed in an unexpected way")
+        check_promise(size, path.stat().st_size, path)
 
     def get() -> np.ndarray:
         with blaming(path), zipfile.ZipFile(path) as archive:
