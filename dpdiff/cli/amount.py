@@ -19,10 +19,8 @@ REGRET = 0.01  # bits/dim
 
 def regret(options: argparse.Namespace, denoiser: Denoiser) -> float | None:
     """The regret to measure down to, if no other amount is given; and how long a call takes."""
-    from dpdiff.cli import commands
-
     given = (options.calls, options.regret, options.per_step) != (None, None, None)
-    if given or options.run is not commands.optimize:
+    if given or options.run.__name__ != "optimize":
         return options.regret
     each, T = seconds_a_call(denoiser), denoiser.noise.T
     print(
@@ -54,7 +52,7 @@ def error_bars(costs: Costs, budgets: Sequence[int], plan: Plan, width: float | 
     for one in found.schedules:
         close = [name for name in one.strides if one.within_error(name)]
         note = f"   ({' and '.join(close)} may be as good)" if close else ""
-        lines.append(f"{one.steps:>6} steps: less than {one.regret95:.4f}{note}")
+        lines.append(f"  with {one.steps} steps: less than {one.regret95:.4f}{note}")
     few = found.fewest
     fewest = plan.fewest_steps(within=0.1)
     low, high = min(few.low, fewest), max(few.high, fewest)
