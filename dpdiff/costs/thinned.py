@@ -23,7 +23,8 @@ class Thinned:
     costs : Costs
         Of the whole grid.
     nodes : ndarray of int, optional
-        Rising, from 0 to T; by default 0 and 512 timesteps as :func:`spread` lays them.
+        Rising, from 0 to T; by default 0 and 512 timesteps as :func:`spread` lays them,
+        or all of a shorter grid.
 
     Examples
     --------
@@ -37,7 +38,8 @@ class Thinned:
     def __init__(self, costs: Any, nodes: np.ndarray | None = None) -> None:
         self.costs = costs
         if nodes is None:
-            nodes = np.append(0, spread(costs.noise, min(NODES, costs.T)))
+            whole = costs.T <= NODES
+            nodes = np.arange(costs.T + 1) if whole else np.append(0, spread(costs.noise, NODES))
         self.nodes, self.T = nodes, len(nodes) - 1
 
     @property
