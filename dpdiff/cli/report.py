@@ -101,7 +101,7 @@ def _error_bars(costs: Costs, budgets: Sequence[int], plan: Plan, width: float |
     for one in found.schedules:
         close = [name for name in one.strides if one.within_error(name)]
         note = f"   ({' and '.join(close)} may be as good)" if close else ""
-        lines.append(f"{one.steps:>6} steps: less than {one.regret95:.4f}{note}")
+        lines.append(f"  with {one.steps} steps: less than {one.regret95:.4f}{note}")
     few = found.fewest
     fewest = plan.fewest_steps(within=0.1)
     low, high = min(few.low, fewest), max(few.high, fewest)
