@@ -104,7 +104,7 @@ def test_a_mistyped_path_does_not_ask_the_hub(tmp_path, monkeypatch):
 
 def conditioned(**conditions):
     network = dpdiff.Conditioned(small(num_class_embeds=10), **conditions)
-    return dpdiff.Denoiser(network, NoiseSchedule.linear(20), shape=(1, 8, 8))
+    return dpdiff.Denoiser(network, NoiseSchedule.cosine(20), shape=(1, 8, 8))
 
 
 def test_a_class_label_is_given_to_every_example():
@@ -274,7 +274,7 @@ def test_a_pipeline_in_memory_is_the_one_on_disk(flat, network, kind):
 
 
 def test_a_model_of_ours_is_refused_if_any_of_its_files_changed(tmp_path, network):
-    models.save(dpdiff.Denoiser(network, NoiseSchedule.linear(20), shape=(1, 8, 8)), tmp_path)
+    models.save(dpdiff.Denoiser(network, NoiseSchedule.cosine(20), shape=(1, 8, 8)), tmp_path)
     dpdiff.load(tmp_path)
     for name in ("unet/config.json", f"unet/{WEIGHTS}", "scheduler/scheduler_config.json"):
         whole = (tmp_path / name).read_bytes()

@@ -22,6 +22,8 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["restarting"])
 HERE = str(Path(__file__).parent)
 
+TRIED = 3  # calls before any measuring: the network is tried, and timed twice
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _surroundings():
@@ -97,7 +99,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path, undisturbe
 def test_killed_after_a_full_disk_nothing_is_measured_twice(interrupted, undisturbed):
     before = SlowNetwork.calls
     assert command(interrupted) == 0
-    assert SlowNetwork.calls - before == T - 10
+    assert SlowNetwork.calls - before == T - 10 + TRIED
     assert interrupted.read_bytes() == undisturbed
 
 
@@ -111,7 +113,7 @@ def test_damaged_blocks_are_measured_again(interrupted, undisturbed):
         part.write_bytes(content)
     before = SlowNetwork.calls
     assert command(interrupted) == 0
-    assert SlowNetwork.calls - before == T - 10 + 5
+    assert SlowNetwork.calls - before == T - 10 + 5 + TRIED
     assert interrupted.read_bytes() == undisturbed
 
 
@@ -171,7 +173,8 @@ def test_a_folder_that_cannot_be_written_to():
         process.join()
         assert process.exitcode == 2
         printed = Path(log, "errors").read_text()
-        assert printed.startswith("dpdiff: error: cannot write to the folder"), printed
+        assert printed.startswith("dpdiff: error: ")
+        assert "may not be written to" in printed, printed
         assert printed.count("\n") == 1
         assert not list(folder.iterdir())
         folder.rmdir()
@@ -230,7 +233,7 @@ def test_a_finished_file_is_found_and_what_was_left_is_cleared(tmp_path, undistu
     assert out.read_bytes() == undisturbed
     assert [path.name for path in tmp_path.iterdir()] == ["costs.npz"]
     assert command(out, "--seed", "1") == 0  # another command
-    assert SlowNetwork.calls == calls + T
+    assert SlowNetwork.calls == calls + T + TRIED
     assert out.read_bytes() != undisturbed
 
 

@@ -130,8 +130,7 @@ def test_the_command_measures_until_it_is_sure(small_model, tmp_path, capsys):
     assert main(["measure", "--calls", "240", "--out", str(tmp_path / "few.npz")]) == 0
     assert Costs.load(tmp_path / "few.npz").provenance["calls"] == 240
     for wrong in (["--regret", "0"], ["--regret", "nan"], ["--calls", "100", "--per-step", "9"]):
-        with pytest.raises(SystemExit):
-            main(["measure", *wrong, "--out", str(tmp_path / "few.npz")])
+        assert main(["measure", *wrong, "--out", str(tmp_path / "few.npz")]) == 2
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -153,7 +152,7 @@ def test_stated_regrets_of_dense_measurements_hold(repeated, rule):
 
 def test_budgets_are_checked_before_anything_is_measured(small_model, tmp_path, capsys):
     assert main(["optimize", "--steps", "13", "--out", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == "dpdiff: error: the number of steps lies in 1…12, got 13\n"
+    assert "error: the number of steps lies in 1…12, got 13" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import dpdiff
-from dpdiff.costs.uncertainty import uncertainty
 from dpdiff.runtime.files import write_all
 
 if TYPE_CHECKING:
@@ -96,6 +95,8 @@ def _provenance(costs: Costs, plan: Plan, schedule: Schedule, model: str) -> dic
 
 def _error_bars(costs: Costs, budgets: Sequence[int], plan: Plan, width: float | None) -> str:
     """What the measurement's errors mean for the schedules, as lines of text."""
+    from dpdiff.costs.uncertainty import uncertainty
+
     found = uncertainty(costs, sorted({*budgets}), width=width)
     lines = ["", "what measurement errors cost, in bits/dim with 95 % confidence"]
     for one in found.schedules:

@@ -20,13 +20,11 @@ from dpdiff.costs.seen import Seen, last_jumps, look
 from dpdiff.costs.storage import VERSION
 from dpdiff.denoiser import Denoiser
 from dpdiff.runtime.asking import not_finite
-from dpdiff.runtime.checkpoints import BLOCKS, Checkpoints, Statistics, cut
+from dpdiff.runtime.checkpoints import BLOCKS, STAGE, Checkpoints, Statistics, cut
 from dpdiff.runtime.memory import Halving
 from dpdiff.runtime.prefetch import prefetch
 from dpdiff.runtime.workers import Workers
 from dpdiff.version import __version__
-
-STAGE = 1_000_000  # blocks of stage i are numbered from here times i on
 
 
 @dataclass(frozen=True, eq=False)

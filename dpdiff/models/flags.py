@@ -153,7 +153,10 @@ class Flags:
             if not 1 <= getattr(self, name) <= most:
                 raise InputError(f"flag {name} lies in 1…{most}, got {getattr(self, name)}")
         if min(self.attention_resolutions, default=1) < 1:
-            raise InputError("attention_resolutions are at least 1")
+            raise InputError(
+                f"every number of attention_resolutions lies in 1…{LARGEST}, got "
+                f"{min(self.attention_resolutions)}"
+            )
         self._check_widths()
 
     def _check_widths(self) -> None:
@@ -212,7 +215,7 @@ class Flags:
 def conditional(found: str) -> str:
     """Why class-conditional models are refused, and what to do with one."""
     return (
-        f"{found}: the model is class-conditional. Build it with its own code, hold the labels "
+        f"{found}: the model is class-conditional. Build it with its own code, hold the class "
         "fixed, and wrap that: dpdiff.Denoiser(dpdiff.Conditioned(network, y=3), noise, shape=...) "
         "is the model of one class"
     )

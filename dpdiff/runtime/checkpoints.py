@@ -17,6 +17,9 @@ from dpdiff.runtime.files import regular
 FORMAT = "dpdiff-block"
 VERSION = 2
 LOCK = "lock"
+STAGE = (
+    1_000_000  # a job may have several stages: those of stage i are numbered from i times this on
+)
 BLOCKS = 500  # at most so many to a grid: a kill costs every worker 0.2 % of the whole, or less
 
 Statistics = dict[str, np.ndarray]
@@ -129,7 +132,7 @@ class Checkpoints:
         Parameters
         ----------
         grid : sequence of ndarray
-            The timesteps of every block that is wanted; others before or after them are left alone.
+            The timesteps of every block of one stage; blocks of other stages are left alone.
 
         Raises
         ------
@@ -145,7 +148,7 @@ class Checkpoints:
                 continue
             self._check(about.get("job"))
             timesteps = about.get("timesteps")
-            if _elsewhere(timesteps, blocks):
+            if _of_another_stage(timesteps, blocks):
                 continue
             first = self._fit(path, timesteps, statistics, blocks)
             found[first] = statistics
@@ -199,8 +202,7 @@ def _kinds(statistics: Statistics) -> dict[str, tuple[str, tuple[int, ...]]]:
     return {name: (array.dtype.str, array.shape[1:]) for name, array in statistics.items()}
 
 
-def _elsewhere(timesteps: Any, blocks: dict[int, list[int]]) -> bool:
-    """Whether a block lies beyond a grid: of another stage of the same job."""
-    if not isinstance(timesteps, list) or not all(type(t) is int for t in timesteps):
-        return False
-    return not timesteps or timesteps[-1] < min(blocks) or timesteps[0] > blocks[max(blocks)][-1]
+def _of_another_stage(timesteps: Any, blocks: dict[int, list[int]]) -> bool:
+    """Whether a block belongs to another stage of the same job than a grid."""
+    first = timesteps[0] if isinstance(timesteps, list) and timesteps else None
+    return type(first) is int and first // STAGE != min(blocks) // STAGE
