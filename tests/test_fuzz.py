@@ -45,8 +45,10 @@ def test_the_only_outcomes_are_the_same_numbers_or_a_refusal(kept):
 
     attempt()
     assert "refused" in outcomes
-    if not file.exact:
-        assert "read" in outcomes  # or the damage is too great to say anything
+    if not file.exact:  # some damage is small enough to be read, or the test says nothing
+        seeds = iter(range(500))
+        while "read" not in outcomes:
+            outcomes.add(file.attempt(random.Random(next(seeds))))
 
 
 def test_every_single_bit_counts(tmp_path):
