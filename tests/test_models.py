@@ -262,7 +262,9 @@ def test_pickles_are_refused_with_advice(flat, tmp_path):
 
 @pytest.mark.parametrize("kind", [DDPMPipeline, DDIMPipeline])
 def test_a_pipeline_in_memory_is_the_one_on_disk(flat, network, kind):
-    scheduler = DDPMScheduler(20, variance_type="fixed_large", clip_sample=False)
+    scheduler = DDPMScheduler(
+        num_train_timesteps=20, variance_type="fixed_large", clip_sample=False
+    )
     on_disk = dpdiff.load(flat)
     pipeline = kind(unet=network, scheduler=scheduler)
     denoiser = dpdiff.load(pipeline)

@@ -21,7 +21,8 @@ DATA = "'digits', a folder of images, an .npy or .npz file, or a folder with a w
 
 ASSUMED = "if not given, digits"
 MODEL = (
-    "bundled name ('digits', 'fashion'), diffusers folder, hub id (owner/name), .pt file, or "
+    "bundled name ('digits', 'fashion', 'fashion-linear'), diffusers folder, hub id (owner/name), "
+    ".pt file, or "
     "package.module:function that returns a dpdiff.Denoiser"
 )
 

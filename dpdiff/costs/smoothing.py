@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from scipy.sparse import csr_array
 
@@ -39,8 +41,12 @@ def smoother(x: np.ndarray, width: float, *, lines: bool = True) -> csr_array:
     True
     """
     x = np.asarray(x, dtype=np.float64)
-    if x[-1] < x[0]:
-        return smoother(-x, width, lines=lines)
+    return _matrix((-x if x[-1] < x[0] else x).tobytes(), float(width), lines)
+
+
+@lru_cache(maxsize=8)  # error bars smooth the same points again and again
+def _matrix(points: bytes, width: float, lines: bool) -> csr_array:
+    x = np.frombuffer(points)
     places = np.arange(len(x))
     if width == 0 or len(x) < 3:
         return csr_array((np.ones(len(x)), (places, places)))

@@ -19,7 +19,7 @@ from dpdiff.models.vocabulary import PREDICTION_TYPES, VARIANCE_TYPES, their_wor
 from dpdiff.runtime import documents
 from dpdiff.runtime.files import replacing
 
-BUNDLED = ("digits", "fashion")
+BUNDLED = ("digits", "fashion", "fashion-linear")
 HOME = Path(__file__).parent
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PICKLES = (".pth", ".ckpt", ".bin", ".pkl")
