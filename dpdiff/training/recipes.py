@@ -79,7 +79,7 @@ RECIPES = {
         grid="linear",
         predicts="eps",
         variance="large",
-        steps=4_500,
+        steps=3_000,
         validate_every=250,
     ),
     "cifar10": Recipe(
