@@ -269,7 +269,7 @@ def test_seeds_that_are_none_are_refused(seed):
             use()
 
 
-@pytest.mark.parametrize("count", [0, -3, 2.0, "4", None])
+@pytest.mark.parametrize("count", [0, -3, 2.0, "4"])
 def test_counts_that_are_none_are_refused(count):
     images = np.zeros((2, 1, 4, 4), int)
     for use in (
@@ -279,7 +279,7 @@ def test_counts_that_are_none_are_refused(count):
         lambda: sample(model(), Schedule([0, 6]), n=2, batch_size=count, progress=False),
         lambda: evaluate(model(), images, Schedule([0, 6]), batch_size=count, progress=False),
         lambda: Constrained(np.zeros((3, 3)), min_jump=count),
-        lambda: Constrained(np.zeros((3, 3)), max_jump=0 if count is None else count),
+        lambda: Constrained(np.zeros((3, 3)), max_jump=count),
         lambda: Schedule.even(1000, count),
         lambda: Schedule.quadratic(1000, count),
     ):
@@ -304,8 +304,8 @@ def test_the_last_beta_alone_may_be_one():
 
 def test_smoothing_has_a_width():
     costs = measure(model(), np.zeros((2, 1, 4, 4), int), per_step=128, progress=False)
-    for width in (-1, 0, float("nan"), float("inf")):
-        with pytest.raises(InputError, match="positive"):
+    for width in (-1, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="from 0 on"):
             costs.smoothed(width)
 
 

@@ -92,7 +92,7 @@ def test_the_module_is_the_command():
         [sys.executable, "-m", "dpdiff", "solve", "nothing.npz"], capture_output=True, text=True
     )
     assert run.returncode == 2
-    assert run.stderr.startswith("dpdiff: error: nothing.npz")
+    assert run.stderr.startswith("dpdiff: error: cannot read nothing.npz")
     assert "Traceback" not in run.stderr
 
 

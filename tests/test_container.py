@@ -33,5 +33,5 @@ def test_solve_runs_where_nothing_can_be_cached(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "schedules" / "dp_0008.json").exists()
+    assert (tmp_path / "schedules" / "dp_8.json").exists()
     assert "within 0.1 bits/dim" in done.stdout

@@ -171,7 +171,7 @@ def own(tmp_path_factory):
 @pytest.mark.parametrize("smooth", [False, True])
 def test_a_readers_file_is_solved_as_dpdiff_solves_it(own, rule, smooth):
     path, costs = own
-    costs = (costs.smoothed() if smooth else costs).with_variance(rule)
+    costs = (costs.smoothed(0.2) if smooth else costs).with_variance(rule)
     jumps = [(1, 0), (150, 0), (2, 1), (150, 1), (150, 149), (77, 30), (99, 98)]
     schedules = some_schedules(costs.T)
     found = node(

@@ -14,7 +14,9 @@
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     let end = bytes.length - 22;
     while (end >= 0 && view.getUint32(end, true) !== 0x06054b50) end--;
-    if (end < 0) throw new Error("it is no .npz file, or it is cut off");
+    // A file of dpdiff ends with a digest as the zip's comment, which must be whole.
+    if (end < 0 || end + 22 + view.getUint16(end + 20, true) !== bytes.length)
+      throw new Error("it is no .npz file, or it is cut off");
     const files = {};
     let entry = view.getUint32(end + 16, true);
     for (let i = view.getUint16(end + 10, true); i > 0; i--) {

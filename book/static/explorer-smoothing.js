@@ -1,4 +1,4 @@
-/* Averages out the noise between neighbouring timesteps, as dpdiff's Costs.smoothed does. */
+/* Averages out the noise between neighbouring timesteps, as dpdiff's Costs.smoothed(0.2) does. */
 ((explorer) => {
   "use strict";
 
