@@ -4,7 +4,7 @@ The whole job in five lines::
 
     denoiser = dpdiff.load("digits")
     costs    = dpdiff.measure(denoiser, dpdiff.images("digits", split="validation"), seed=0)
-    plan     = dpdiff.solve(costs.smoothed())
+    plan     = dpdiff.solve(costs)
     schedule = plan.schedule(32)
     samples  = dpdiff.sample(denoiser, schedule, n=64, seed=0)
 """

@@ -110,7 +110,7 @@ def uncertainty(
     Notes
     -----
     How often the stated 95 % hold was counted. On the digits at 4,000 calls, for each rule: in
-    93 to 98 % of measurements, judged by a large pool of images (``benchmarks/results/prices.json``).
+    93 to 98 % of measurements, judged by a large pool of images (``benchmarks/prices.py``).
     With a dozen images only, on data in closed form: in 62 to 85 %. So read the limit as a good
     guess where images are few, and measure more (``regret=``) where it matters.
     """
