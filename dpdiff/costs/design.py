@@ -95,7 +95,7 @@ def few(noise: NoiseSchedule, count: int, calls: int, seed: int) -> Stage | None
     --------
     >>> stage = few(NoiseSchedule.linear(1000), count=5000, calls=4000, seed=0)
     >>> len(stage.timesteps), stage.images
-    (97, 41)
+    (96, 41)
     """
     least = 2 * min(FEWEST, noise.T)
     if calls < least:

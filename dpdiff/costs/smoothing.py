@@ -129,7 +129,7 @@ def chosen_width(
     --------
     >>> x, rng = np.linspace(0, 9, 300), np.random.default_rng(0)
     >>> chosen_width(x, np.sin(x) + 0.1 * rng.normal(size=300), np.full(300, 0.01))
-    0.8
+    0.4
     >>> chosen_width(x, rng.normal(size=300), np.full(300, 0.01))
     0.0
     """
