@@ -51,7 +51,7 @@ class Denoiser:
     predicts : {"eps", "x0", "v"}
         What the output estimates: the noise, the data, or ``v = f ε - g x_0``.
     variance : {"small", "large", "learned_range"}
-        The reverse variance, a rule of :mod:`dpdiff.variance`. With ``learned_range`` the
+        The reverse variance, a rule of ``dpdiff.variance``. With ``learned_range`` the
         network returns twice the channels; the second half ``o`` means ``v = (o + 1) / 2``,
         which is not clamped. ``optimal`` needs measured costs: see :meth:`with_variance`.
     shape : tuple of int
@@ -72,7 +72,7 @@ class Denoiser:
     identity : str, optional
         A name for what the network computes, which goes into the fingerprint. A plain function
         needs one, if costs are to be saved and used again, where its code and what it closes
-        over cannot be seen through (:func:`dpdiff.runtime.identity.identity`). Change it
+        over cannot be seen through (``dpdiff.runtime.identity``). Change it
         whenever the function changes.
 
     Raises

@@ -87,7 +87,7 @@ def evaluate(
 ) -> Bound:
     """The negative ELBO of a schedule, edge by edge, with a network call per image and step.
 
-    For many schedules at once, :func:`evaluate_many` saves the calls that they share.
+    For many schedules at once, :func:`dpdiff.evaluation.evaluate_many` saves the calls that they share.
 
     Parameters
     ----------
@@ -156,12 +156,12 @@ def evaluate_many(
     jobs : sequence of (Denoiser, Schedule)
         The denoisers are one model under any of its variance rules.
     images, seed, batch_size, two_node_decoder, workers, progress
-        As for :func:`evaluate`.
+        As for :func:`dpdiff.evaluate`.
 
     Returns
     -------
     list of Bound
-        In the order of the jobs, each what :func:`evaluate` gives.
+        In the order of the jobs, each what :func:`dpdiff.evaluate` gives.
 
     Raises
     ------

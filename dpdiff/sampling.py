@@ -147,7 +147,7 @@ def sample(
 ) -> Tensor:
     """Draw examples from a denoiser with as many network calls as the schedule has steps.
 
-    :func:`dpdiff.sampling.walk` gives every state on the way.
+    ``dpdiff.sampling.walk`` gives every state on the way.
 
     Parameters
     ----------

@@ -24,7 +24,7 @@ class Costs:
     """The cost ``L(t, s)`` of every jump, in nats per example, made on demand from statistics.
 
     What a jump costs is said by the variance rule, from m(t) or, of a learned variance, from two
-    functions of ``a = log(g(t)²/g(s)²)``: see :mod:`dpdiff.variance`. These functions are entire,
+    functions of ``a = log(g(t)²/g(s)²)``: see ``dpdiff.variance``. These functions are entire,
     so their values at a few Chebyshev nodes of ``[0, log(g(t)²/g(1)²)]`` give them everywhere.
     ``L(t, 0)`` is the decoder's cost. :func:`dpdiff.measure` makes these objects.
 

@@ -75,7 +75,7 @@ def law(costs: Any, *, count: int = COUNT, seed: int = 0) -> Law:
     costs : Costs
         As :func:`dpdiff.measure` returns them, under the rule of interest.
     count, seed : int
-        Draws for the standard error: see :func:`dpdiff.costs.draws.draws`.
+        Draws for the standard error: see ``dpdiff.costs.draws``.
 
     Examples
     --------

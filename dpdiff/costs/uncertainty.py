@@ -78,7 +78,7 @@ def uncertainty(
 ) -> Uncertainty:
     """Error bars of the best schedules.
 
-    Costs are drawn from their sampling distribution (:func:`dpdiff.costs.draws.draws`), and each
+    Costs are drawn from their sampling distribution (``dpdiff.costs.draws``), and each
     draw is solved for all budgets, among 512 timesteps. A schedule's regret in a draw is what it
     costs there, less what the draw's own best schedule costs. Errors of the interpolation between
     timesteps, below 0.01 bits/dim, are not in it.

@@ -97,7 +97,7 @@ def plot_steps(
         the SNR is infinite, is then left out, and T may lie off to the left.
     bands : mapping of str to (low, high), optional
         For each name, between which timesteps each step lies, arrays of the schedule's length:
-        ``low`` and ``high`` of :class:`dpdiff.costs.uncertainty.ScheduleError`.
+        ``low`` and ``high`` of ``dpdiff.costs.uncertainty.ScheduleError``.
     ax : matplotlib Axes, optional
         Where to draw; a new figure by default.
 
