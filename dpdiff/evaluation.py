@@ -87,7 +87,8 @@ def evaluate(
 ) -> Bound:
     """The negative ELBO of a schedule, edge by edge, with a network call per image and step.
 
-    For many schedules at once, :func:`dpdiff.evaluation.evaluate_many` saves the calls that they share.
+    For many schedules at once, :func:`dpdiff.evaluation.evaluate_many` saves the calls that
+    they share.
 
     Parameters
     ----------
