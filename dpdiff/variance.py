@@ -137,6 +137,9 @@ class Large(Rule):
     """The forward process's variance, ``σ² = g_ts²``: ``u = a``.
 
     ``L = ½ [ D (a + e^{-a} - 1) + ΔSNR e^{-a} m(t) ]``, and ``g(t)²`` at the last jump.
+    ``g_ts²`` is in units of x at t and σ² in those of x at s, so this rule, unlike the others,
+    depends on the units of x: they are the model's own. Where f² is affine in g², as of
+    variance-preserving and -exploding grids, its costs are lines with slope ``g(s)²``.
     """
 
     name, decoder = "large", "fixed"
@@ -155,11 +158,14 @@ class Large(Rule):
         return 0.5 * moments.noise.snr_gap(t, s) * np.exp(-moments.noise.noise_gain(t, s))
 
     def lines(self, moments):
-        D, m, g2 = moments.dims, moments.mse, moments.noise.g**2
-        log_g2 = moments.noise.log_g2.copy()
+        D, g2, log_g2 = moments.dims, moments.noise.g**2, moments.noise.log_g2.copy()
+        if not moments.noise.is_affine:
+            return None
         g2[0], log_g2[0] = 1.0, 0.0  # t = 0 is no jump's beginning
-        const = 0.5 * (D * (log_g2 - 1) + m / g2)
-        return Lines(const, 0.5 * (D - m / g2) / g2, -0.5 * D * log_g2, g2, moments.decoder_costs)
+        error = moments.noise.data_scale**2 * moments.mse / g2
+        x = 0.5 * (D - error) / g2
+        const = 0.5 * (D * (log_g2 - 1) + error)
+        return Lines(const, x, -0.5 * D * log_g2, g2, moments.decoder_costs)
 
 
 class LearnedRange(Rule):
