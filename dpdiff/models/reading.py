@@ -24,7 +24,7 @@ def from_pipeline(pipeline: Any, given: Conditions, device: str | torch.device |
     source = type(pipeline).__name__
     if source in KINDS:
         parts = parts_of(pipeline)
-        if device is not None:
+        if device is not None and torch.device(device) != parts.network.device:
             parts = parts._replace(network=copy.deepcopy(parts.network).to(device))
         return KINDS[source].denoiser(parts, given)
     if not (hasattr(pipeline, "unet") and hasattr(pipeline, "scheduler")):
