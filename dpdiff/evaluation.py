@@ -184,6 +184,7 @@ def evaluate_many(
     model = _one_model(jobs, two_node_decoder)
     random_streams.check_seed(seed)
     check_counts(batch_size=batch_size)
+    noising.check_likelihood(model)
     images = data.check(images, model.shape, model.levels)
     own = workers.share(cut(np.arange(len(images)), batch_size))
     calls = [(t, rows) for t in sorted({t for _, s in jobs for t, _ in s.jumps}) for rows in own]
