@@ -236,7 +236,7 @@ def main() -> None:
     options, begun = parsed(), process_time()
     denoiser = load(options.model, options.recipe)
     costs = None
-    if options.costs or options.model in ("digits", "fashion"):
+    if options.costs or options.model in ("digits", "fashion", "fashion-linear"):
         costs = dpdiff.Costs.load(options.costs) if options.costs else dpdiff.load_costs(
             options.model
         )  # fmt: skip
