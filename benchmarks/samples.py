@@ -39,7 +39,7 @@ from dpdiff.trajectory.nodes import node_grid
 
 RESULTS = Path(__file__).parent / "results"
 BUDGETS = (4, 5, 6, 8, 10, 12, 16, 24, 32)
-PRICES = ((4, 32), (8, 32), (16, 32), (32, 32), (8, 64), (16, 64), (32, 64), (64, 128))
+PRICES = ((4, 32), (8, 32), (16, 32), (32, 32), (8, 64), (16, 64), (32, 64))
 SEED, HELD_OUT = 0, 100
 
 Table = dict[str, dict[int, dpdiff.Schedule]]

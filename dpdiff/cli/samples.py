@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +39,9 @@ def optimize_for_samples(options: argparse.Namespace) -> None:
                 f"--{name.replace('_', '-')} plays no part with --for samples, which asks the "
                 "model's own DDIM sampler alone: leave it out"
             )
+    unfinished = folder / "trajectories.parts"
+    if unfinished.exists() and not unfinished.is_dir():
+        raise InputError(f"{unfinished}, where unfinished work is kept, is a file: move it away")
     from dpdiff.trajectory.nodes import node_grid
 
     denoiser = choosing.denoiser_for(options, rule=None)
@@ -47,22 +51,22 @@ def optimize_for_samples(options: argparse.Namespace) -> None:
     choosing.try_out(denoiser)
     choosing.speak(options)
     print(_announcement(denoiser, nodes, budgets), flush=True)
-    unfinished = folder / "trajectories.parts"
     checks.make_folder(folder)
-    paths = dpdiff.trajectories(
-        denoiser,
-        NOISES,
-        nodes,
-        seed=options.seed,
-        batch_size=min(BATCH, options.batch_size),
-        resume=unfinished,
-        workers=join(),
-    )
-    if join().first:
-        chosen = {steps: paths.recommend(steps, n=HELD_OUT) for steps in budgets}
-        _write(chosen, options.model, folder)
-        checkpoints.remove(unfinished)
-        print("\n".join(_table(paths, chosen)))
+    with checkpoints.locked(unfinished) if join().first else nullcontext():
+        paths = dpdiff.trajectories(
+            denoiser,
+            NOISES,
+            nodes,
+            seed=options.seed,
+            batch_size=min(BATCH, options.batch_size),
+            resume=unfinished,
+            workers=join(),
+        )
+        if join().first:
+            chosen = {steps: paths.recommend(steps, n=HELD_OUT) for steps in budgets}
+            _write(chosen, options.model, folder)
+            checkpoints.remove(unfinished)
+            print("\n".join(_table(paths, chosen)))
 
 
 def _announcement(denoiser: Denoiser, nodes: np.ndarray, budgets: list[int]) -> str:
