@@ -182,9 +182,7 @@ def main() -> None:
         tables[k] = {
             name: {
                 "distance": rounded(quality.frechet_distance(drawn[name], test)),
-                f"over_{ours}": rounded(
-                    quality.frechet_difference(drawn[name], drawn[ours], test)
-                ),
+                f"over_{ours}": rounded(quality.frechet_difference(drawn[name], drawn[ours], test)),
                 "timesteps": list(schedule.timesteps),
             }
             for name, schedule in schedules.items()
