@@ -72,12 +72,12 @@ def predict(denoiser: Denoiser, batch: Batch) -> tuple[Tensor, Prediction]:
 def prior_costs(denoiser: Denoiser, images: Any, at_most: int | None = None) -> np.ndarray:
     """The prior term of each image, or of so many spread evenly over them, in nats."""
     noise, count = denoiser.noise, min(at_most or len(images), len(images))
-    rows = np.arange(count) * len(images) // count
+    rows, units = np.arange(count) * len(images) // count, 2 * np.log(noise.prior_scale)
     costs = [
         prior_cost(
             torch.from_numpy(data.scaled(images[chunk], denoiser.levels)),
-            noise.log_f2[-1],
-            noise.log_g2[-1],
+            noise.log_f2[-1] - units,
+            noise.log_g2[-1] - units,
         )
         .flatten(1)
         .sum(1)

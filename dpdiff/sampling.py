@@ -219,7 +219,7 @@ def sample(
         for rows in own:
 
             def draw(part: slice, rows: np.ndarray = rows) -> np.ndarray:
-                begin, noises = _noises(seed, rows[part], denoiser.shape, schedule, random, x_T)
+                begin, noises = _noises(denoiser, seed, rows[part], schedule, random, x_T)
                 states = walk(denoiser, schedule, begin, step, noises)
                 return _finished(states, lambda: bar.update(len(rows[part]) / len(rows)))
 
@@ -253,9 +253,9 @@ def _finished(states: Iterator[State], tick: Callable[[], Any]) -> np.ndarray:
 
 
 def _noises(
+    denoiser: Denoiser,
     seed: int,
     rows: np.ndarray,
-    shape: tuple[int, ...],
     schedule: Schedule,
     random: bool,
     x_T: Tensor | None,
@@ -264,7 +264,11 @@ def _noises(
     own = [] if x_T is not None else [schedule.T]
     steps = [s for _, s in reversed(schedule.jumps) if s > 0] if random else []
     coming = prefetch(
-        lambda t: torch.from_numpy(random_streams.gaussian(seed, t, rows, shape)), own + steps
+        lambda t: torch.from_numpy(random_streams.gaussian(seed, t, rows, denoiser.shape)),
+        own + steps,
     )
-    begin = x_T[torch.from_numpy(rows)].float() if x_T is not None else next(coming)
+    if x_T is None:
+        begin = denoiser.noise.prior_scale * next(coming)
+    else:
+        begin = x_T[torch.from_numpy(rows)].float()
     return begin, (lambda s: next(coming)) if random else None

@@ -45,7 +45,7 @@ def packed(data):
         arrays = dict(file)
     about, betas = json.loads(str(arrays.pop("about"))), arrays.pop("betas")
     assert (about["format"], about["version"]) == ("dpdiff-costs", 1)
-    noise = dpdiff.NoiseSchedule(betas)
+    noise = dpdiff.NoiseSchedule.from_betas(betas)
     return dpdiff.Costs(
         noise, tuple(about["shape"]), about["variance"], arrays, about["provenance"]
     )

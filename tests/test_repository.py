@@ -257,6 +257,16 @@ def test_every_check_accepts_a_solution_and_refuses_wrong_answers(notebook):
         assert any(re.search(rf"^{name}\(", s, flags=re.M) for s in others), name
 
 
+def test_checks_stand_out_of_sight(notebook):
+    """A check says what is right, so it is not where the answer is written."""
+    for cell in code_cells(notebook):
+        text, tags = "".join(cell["source"]), cell["metadata"].get("tags", [])
+        if "remove-cell" not in tags:
+            assert "def check_" not in text, cell["id"]
+        elif "def check_" in text:
+            assert re.match(r"(@.*\n)*def check_", text), cell["id"]
+
+
 def test_no_file_names_a_package_registry():
     words = re.compile(r"(index-url|find-links)[ =]+\S*://|extra-index")
     for path in [ROOT / "requirements.txt", ROOT / "pyproject.toml", ROOT / "Makefile", *PAGES]:

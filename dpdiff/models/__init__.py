@@ -125,6 +125,7 @@ def _denoiser(
         shape=shape,
         levels=levels,
         clip=reading.clip,
+        sigma_data=reading.sigma_data,
     )
 
 
@@ -171,6 +172,8 @@ def save(denoiser: Denoiser, folder: str | Path, **about: Any) -> None:
     """
     from diffusers import DDPMPipeline, DDPMScheduler
 
+    if denoiser.noise.betas is None:
+        raise InputError("only models whose noise schedule is made of betas are saved as folders")
     rule = "learned_range" if denoiser.outputs_variance else denoiser.variance
     scheduler = DDPMScheduler(
         num_train_timesteps=denoiser.noise.T,
