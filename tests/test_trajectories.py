@@ -334,6 +334,36 @@ def test_a_better_rival_is_recommended(paths):
     assert best.comparison.mean("teacher") == 0
 
 
+def test_a_model_that_draws_one_thing_is_refused():
+    noise = NoiseSchedule.cosine(20)
+    model = Denoiser(lambda x, index: 0 * x, noise, predicts="x0", shape=(2,))
+    paths = dpdiff.trajectories(model, n=3, nodes=20, progress=False)
+    with pytest.raises(InputError, match="the same from every noise"):
+        paths.recommend(2, progress=False)
+
+
+def test_a_grid_of_all_timesteps_serves_all_budgets(model):
+    paths = dpdiff.trajectories(model, n=3, nodes=200, progress=False)
+    assert paths.recommend(150, {}, n=2, candidates=1, progress=False).schedule.steps == 150
+
+
+def test_the_teacher_is_drawn_once_for_all_that_is_compared(model, monkeypatch):
+    paths, real, calls = dpdiff.trajectories(model, n=2, nodes=N, progress=False), sample, []
+
+    def counting(denoiser, schedule, *arguments, **options):
+        calls.append(schedule)
+        return real(denoiser, schedule, *arguments, **options)
+
+    monkeypatch.setattr("dpdiff.trajectory.comparison.sample", counting)
+    for steps in (2, 3, 4):
+        even = {"even": Schedule.even(200, steps)}
+        again = paths.compare(even, n=5, progress=False)
+    assert calls.count(paths.teacher) == 1
+    other = paths.compare(even, n=5, seed=9, progress=False)
+    assert calls.count(paths.teacher) == 2
+    assert (other.distances["even"] != again.distances["even"]).all()
+
+
 def test_comparison_is_of_held_out_noises(paths):
     even = Schedule.even(200, 4)
     result = paths.compare({"even": even, "teacher": paths.teacher}, n=5, progress=False)
