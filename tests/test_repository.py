@@ -62,7 +62,7 @@ def test_binder_pins_what_the_requirements_pin():
 
 
 def test_lessons_open_in_jupyterlab_everywhere():
-    assert "jupyter lab lessons/" in (ROOT / "Makefile").read_text()
+    assert "jupyter lab notebooks/" in (ROOT / "Makefile").read_text()
     extra = {name_of(line) for line in PROJECT["optional-dependencies"]["lab"]}
     assert extra >= {"jupyterlab", "jupyterlab-myst"}
     channels = yaml.safe_load((ROOT / "binder" / "environment.yml").read_text())["dependencies"]
@@ -78,9 +78,9 @@ COMMANDS = set(
         r"\w+",
         """
         aligned alpha approx bar begin beta big Big Bigg binom cases cdot cos Delta delta
-        dot dots ell end eta exp frac gathered ge hat infty int kappa lambda le left lfloor
+        dot dots ell end eta exp frac gathered ge hat infty int kappa lambda lceil le left lfloor
         ln log Longrightarrow longrightarrow lVert lvert mathbb mathcal mathrm max mid min
-        mp mu nu operatorname Phi pi pm prod propto qquad quad rfloor rho right rVert rvert
+        mp mu nu operatorname Phi pi pm prod propto qquad quad rceil rfloor rho right rVert rvert
         sigma sim sin sqrt sum tanh tau text texttt tfrac theta tilde times to underbrace
         varepsilon varphi Vert
         """,
