@@ -122,6 +122,25 @@ def test_formulas_are_found_beside_code():
     assert formulas(text) == ["$\\SNR(t)$", "$$\n\\KL\n$$"]
 
 
+GREEK = "alpha beta delta Delta varepsilon eta kappa lambda mu nu Phi rho sigma tau theta ell"
+DUMMIES = {"z"}  # of a derivation in each lesson
+WORDS = re.compile(r"\\(mathrm|mathbb|mathcal|text|texttt|operatorname|begin|end)\s*\{[^}]*\}")
+
+
+def symbols(text):
+    """The letters of a page's formulas."""
+    code = WORDS.sub(" ", " ".join(formulas(text)))
+    greek = set(re.findall(r"\\([A-Za-z]+)", code)) & set(GREEK.split())
+    return greek | set(re.findall(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", " ", code)))
+
+
+def test_notation_lists_every_symbol_of_more_than_one_lesson():
+    used = [symbol for path in NOTEBOOKS for symbol in symbols("\n".join(written(path)))]
+    listed = symbols((ROOT / "book" / "notation.md").read_text())
+    assert {s for s in used if used.count(s) > 1} - DUMMIES <= listed
+    assert symbols(r"$\mathrm{SNR}(t) \ge \sigma^2$ `$x$`") == {"t", "sigma"}
+
+
 def test_the_book_defines_no_macro():
     assert "macros" not in (ROOT / "_config.yml").read_text()
 
