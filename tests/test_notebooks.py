@@ -18,13 +18,17 @@ ROOT = Path(__file__).resolve().parent.parent
 READERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "book" / f"{name}.py")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(scope="module")
 def made():
     """What the lessons say that the notebooks are."""
-    spec = importlib.util.spec_from_file_location("notebooks", ROOT / "book" / "notebooks.py")
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.readers()
+    return script("notebooks").readers()
 
 
 @pytest.fixture(params=READERS, ids=lambda path: path.stem)
@@ -164,5 +168,9 @@ def test_buttons_lead_to_these():
     """On the welcome page, and in the book's header."""
     welcome = (ROOT / "book" / "welcome.md").read_text()
     assert len(re.findall(r"notebooks/00_main_job\.ipynb>", welcome)) == 2
-    tidy = (ROOT / "book" / "extensions" / "tidy.py").read_text()
-    assert "launch-buttons" in tidy
+    button = {"url": "https://binder.example/main?urlpath=lab/tree/lessons/00_main_job.ipynb"}
+    source = {"label": "source-buttons", "buttons": [dict(button)]}
+    launch = {"label": "launch-buttons", "buttons": [button]}
+    script("extensions/tidy").launch(*[None] * 3, {"header_buttons": [source, launch]}, None)
+    assert button["url"].endswith("/notebooks/00_main_job.ipynb")
+    assert source["buttons"][0]["url"].endswith("/lessons/00_main_job.ipynb")
