@@ -61,8 +61,8 @@ def check_likelihood(denoiser: Denoiser) -> None:
     """Refuse a denoiser that is guided: what it says belongs to no distribution of data."""
     if getattr(denoiser.unwrapped.network, "guided", False):
         raise InputError(
-            "a guided network is no denoiser of any data, so its likelihood has no meaning: load it "
-            "without (guidance_scale=1, where it was not distilled with guidance), or find "
+            "a guided network is no denoiser of any data, so its likelihood has no meaning: load "
+            "it without (guidance_scale=1, where it was not distilled with guidance), or find "
             "schedules for its samples, dpdiff.trajectories(denoiser)"
         )
 
