@@ -77,9 +77,9 @@ COMMANDS = set(
     re.findall(
         r"\w+",
         """
-        aligned alpha approx bar begin beta Big big Bigg binom cases cdot cos delta Delta dot dots
+        aligned alpha approx bar begin beta big Big Bigg binom cases cdot cos delta Delta dot dots
         ell end eta exp frac gathered ge hat infty int kappa lambda lceil le left lfloor ln log
-        Longrightarrow longrightarrow lVert lvert mathbb mathcal mathrm max mid min mp mu nu
+        longrightarrow Longrightarrow lvert lVert mathbb mathcal mathrm max mid min mp mu ne nu
         operatorname Phi pi pm prod propto qquad quad rceil rfloor rho right rvert rVert sigma sim
         sin sqrt sum tanh tau text texttt tfrac theta tilde times to underbrace varepsilon varphi
         Vert
