@@ -11,6 +11,7 @@ from torch import Tensor
 from dpdiff import data
 from dpdiff.denoiser import Denoiser, Prediction
 from dpdiff.elbo import prior_cost
+from dpdiff.errors import InputError
 from dpdiff.runtime import random_streams
 
 
@@ -54,6 +55,16 @@ def prepare(
     if denoiser.device.type == "cuda":  # from pinned memory, copies need not be waited for
         batch = Batch(t, x0.pin_memory(), batch.noise.pin_memory())
     return batch
+
+
+def check_likelihood(denoiser: Denoiser) -> None:
+    """Refuse a denoiser that is guided: what it says belongs to no distribution of data."""
+    if getattr(denoiser.unwrapped.network, "guided", False):
+        raise InputError(
+            "a guided network is no denoiser of any data, so its likelihood has no meaning: load "
+            "it without (guidance_scale=1, where it was not distilled with guidance), or find "
+            "schedules for its samples, dpdiff.trajectories(denoiser)"
+        )
 
 
 def place(denoiser: Denoiser) -> torch.device:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,32 +48,39 @@ class Reading(NamedTuple):
     sigma_data: float = 0.5
 
 
-def layout(folder: Path) -> tuple[Path, Path]:
+def pipeline_name(folder: Path) -> str | None:
+    """The class of the pipeline in a folder, if it tells one."""
+    index = documents.read(folder / INDEX) if (folder / INDEX).exists() else {}
+    name = index.get("_class_name")
+    return name if isinstance(name, str) else None
+
+
+def layout(folder: Path, known: Iterable[str]) -> tuple[Path, Path]:
     """Where network and scheduler config lie: in rooms of a pipeline, or side by side.
 
     Raises
     ------
     InputError
-        If the folder holds more than these two, as that of a latent diffusion model does.
+        If the folder holds more than these two, as those of other pipelines do.
     """
     index = documents.read(folder / INDEX) if (folder / INDEX).exists() else {}
     named = {name for name, part in index.items() if isinstance(part, list) and any(part)}
     rooms = {path.parent.name for path in folder.glob("*/config.json")}
     rooms -= {name for name in rooms if name.startswith("unet_")}  # averaged weights, as unet_ema
-    refuse_parts(named | rooms, folder)
+    refuse_parts(named | rooms, folder, known)
     if (folder / "unet").is_dir():
         return folder / "unet", folder / "scheduler"
     return folder, folder
 
 
-def refuse_parts(names: set[str], source: Any) -> None:
+def refuse_parts(names: set[str], source: Any, known: Iterable[str]) -> None:
     """Refuse a pipeline that is more than a U-Net on images and its scheduler."""
     others = sorted(names - PARTS)
     if others:
         raise InputError(
-            f"{source} has {', '.join(others)} beside its unet: its network does not denoise "
-            "images themselves (a latent diffusion model denoises codes), so bits/dim of images "
-            "cannot be told"
+            f"{source} has {', '.join(others)} beside its unet, and is no pipeline that is known "
+            f"here ({', '.join(known)}): hold what its network is conditioned on fixed, "
+            "dpdiff.Conditioned(network, …), and wrap that in dpdiff.Denoiser"
         )
 
 
