@@ -7,6 +7,7 @@ import pytest
 import sharing
 import torch
 from conftest import ToyNetwork
+from test_processes import family
 from test_workers import run, torchrun
 
 import dpdiff
@@ -154,7 +155,7 @@ def gaussian_gram(noise, variances, nodes):
     """E D_k D_l for every direction as a band of its own, along the exact flow; (dims, N, N)."""
     f, g = noise.f[nodes[1:]], noise.g[nodes[1:]]
     spread = f[:, None] ** 2 * variances + g[:, None] ** 2
-    D = f[:, None] * variances / np.sqrt(spread * spread[-1])
+    D = noise.prior_scale * f[:, None] * variances / np.sqrt(spread * spread[-1])
     return np.einsum("kb,lb->bkl", D, D)
 
 
@@ -175,6 +176,20 @@ def test_flow_cost_is_the_end_points_error_to_first_order():
             off.append(abs(predicted / exact[b] - 1))
     assert max(off[:2]) < 0.1
     assert max(off[4:]) < 0.03
+
+
+def test_costs_and_strides_are_the_same_in_every_familys_coordinates():
+    nodes, variances = np.arange(41), np.array([0.6, 0.05])
+    bands = Bands(variances, np.ones(2, int), np.eye(2)[:, 1:])
+    results = []
+    for name in ("vp", "ve", "flow"):
+        noise = family(name)
+        grams = gaussian_gram(noise, variances, nodes)
+        table = jump_table(grams, bands.gains(noise, nodes[1:]), noise, nodes)
+        results.append((table, strides.usual(noise, 6, 0.3), node_grid(noise, 9).tolist()))
+    for table, usual, grid in results[1:]:
+        np.testing.assert_allclose(table, results[0][0], rtol=1e-8, atol=1e-14)
+        assert (usual, grid) == results[0][1:]
 
 
 def test_best_path_of_one_variance_follows_the_arctan_law():
