@@ -44,6 +44,9 @@ class Bound:
     prior_bits: float
     image_bits: np.ndarray
 
+    def __repr__(self) -> str:
+        return f"Bound({self.mean:.4f} ± {self.stderr:.4f} bits/dim, {len(self.image_bits)} images)"
+
     @property
     def mean(self) -> float:
         """The bound, averaged over the images."""

@@ -202,6 +202,21 @@ def test_statistics_as_json_are_read_as_the_page_tells(own, tmp_path):
     ]
 
 
+@needs_node
+def test_costs_of_a_flow_are_read_too(tmp_path):
+    denoiser = dpdiff.Denoiser(
+        lambda x, time: 0.1 * x, dpdiff.NoiseSchedule.flow(60), "flow", shape=(4,), levels=None,
+        variance="small", identity="toy",
+    )  # fmt: skip
+    images = np.random.default_rng(0).normal(size=(8, 4))
+    costs = dpdiff.measure(denoiser, images, per_step=8, progress=False)
+    costs.save(tmp_path / "costs.npz")
+    found = node(file=str(tmp_path / "costs.npz"), solve=8)
+    plan = dpdiff.solve(costs, max_steps=8)
+    for steps, nodes in enumerate(found["paths"], start=1):
+        assert tuple(nodes) == plan.schedule(steps).timesteps, steps
+
+
 def without(document, name):
     return {key: value for key, value in document.items() if key != name}
 

@@ -288,3 +288,6 @@ def test_a_model_of_ours_is_refused_if_any_of_its_files_changed(tmp_path, networ
     extra.write_text(extra.read_text().replace("256", "255"))
     with pytest.raises(InputError, match="digest"):
         dpdiff.load(tmp_path)
+    extra.write_text('{"../..": [null]}')  # no levels are assumed where a file speaks of others
+    with pytest.raises(InputError, match="does not say the data's levels"):
+        dpdiff.load(tmp_path)

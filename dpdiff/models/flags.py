@@ -260,7 +260,7 @@ def _value(name: str, value: Any, kind: type) -> Any:
             return value if isinstance(value, bool) else WORDS[str(value).lower()]
         if kind is tuple:
             parts = value if isinstance(value, list | tuple) else str(value).split(",")
-            return tuple(int(part) for part in parts if str(part).strip())
+            return tuple(int(str(part)) for part in parts if str(part).strip())
         return kind(str(value))
     except (KeyError, ValueError) as error:
         raise InputError(f"flag {name} takes {KINDS[kind]}, got {value!r}") from error

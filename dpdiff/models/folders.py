@@ -158,7 +158,9 @@ def read_extra(folder: Path) -> dict[str, Any]:
     extra = documents.read(path)
     if documents.DIGEST in extra:
         extra = documents.check_digest(extra, path)
-    levels = extra.get("levels", 256)
+    if "levels" not in extra:
+        raise InputError(f"{path} does not say the data's levels: null or a number, such as 256")
+    levels = extra["levels"]
     if levels is not None and (type(levels) is not int or not 2 <= levels <= 2**16):
         raise InputError(f"{path}: levels is null or an integer from 2 to 65536, got {levels!r}")
     files = extra.get("files", {})

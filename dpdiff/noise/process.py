@@ -120,6 +120,13 @@ class Process:
             return self.data_scale * np.exp(-self.log_snr / 2)
 
     @cached_property
+    def log_total(self) -> np.ndarray:
+        """``log(f² + g²)``, x_t's variance for data of variance 1: 0 where that is preserved."""
+        if self.betas is not None:
+            return np.zeros(self.T + 1)
+        return np.logaddexp(self.log_f2, self.log_g2)
+
+    @cached_property
     def preserves_variance(self) -> bool:
         """Whether ``f² + g² = 1`` for data of variance 1 in the model's own scale."""
         f2, g2 = (self.f[1:] / self.data_scale) ** 2, self.g[1:] ** 2
