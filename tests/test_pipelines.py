@@ -225,6 +225,11 @@ def test_a_folder_needs_embeddings_and_all_of_its_tensors(tmp_path):
     config.write_text(config.read_text().replace('"layers_per_block": 1', '"layers_per_block": 2'))
     with pytest.raises(InputError, match="cannot load the network"):
         dpdiff.load(place, **CONDITIONS[kind])
+    config.write_text(
+        config.read_text().replace('"layers_per_block": 2', '"layers_per_block": 1e9')
+    )
+    with pytest.raises(InputError, match="asks for a size of 1000000000"):
+        dpdiff.load(place, **CONDITIONS[kind])
 
 
 # --- stock pipelines with our schedules ---

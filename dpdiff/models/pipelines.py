@@ -112,7 +112,8 @@ class Kind:
     def factor(vae: Mapping[str, Any]) -> int:
         """How many pixels are one latent, on a side."""
         widths = vae.get("block_out_channels")
-        return 2 ** (len(widths) - 1) if widths else FACTOR
+        known = isinstance(widths, list | tuple) and 0 < len(widths) < 16
+        return 2 ** (len(widths) - 1) if known else FACTOR
 
     def _inputs(self, parts: Parts) -> int:
         return parts.network.config.in_channels

@@ -84,9 +84,12 @@ def _network(folder: Path, kind: Kind) -> torch.nn.Module:
     """A network of any class of diffusers, in the dtype of its file, whole or not at all."""
     if kind.network_class == "UNet2DModel":
         return weights.read_network(folder)
-    known = documents.read(folder / weights.CONFIG).get("_class_name")
-    if known != kind.network_class:
-        raise InputError(f"{folder} holds a {known}, expected a {kind.network_class}")
+    config = documents.read(folder / weights.CONFIG)
+    if config.get("_class_name") != kind.network_class:
+        raise InputError(
+            f"{folder} holds a {config.get('_class_name')}, expected a {kind.network_class}"
+        )
+    weights.check_numbers(config, folder)
     network = getattr(importlib.import_module("diffusers"), kind.network_class)
     try:
         network, about = network.from_pretrained(
