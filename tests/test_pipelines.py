@@ -185,6 +185,7 @@ def test_without_guidance_latents_are_measured(kind):
         ("StableDiffusionPipeline", {"prompt": "a dog"}, "text encoders.*or prompt_embeds"),
         ("StableDiffusionPipeline", {"prompt": ["a", "b"]}, "another text is another model"),
         ("StableDiffusionPipeline", {"prompt_embeds": torch.ones(2, 5, 8)}, "one example"),
+        ("StableDiffusionPipeline", {"prompt_embeds": torch.ones(4, 8)}, "the same shape"),
         ("StableDiffusionPipeline", {"class_label": 3}, "class_label is not for it"),
         ("StableDiffusionPipeline", {"guidance_scale": "high"}, "guidance_scale is a number"),
         ("StableDiffusionXLPipeline", {"pooled_prompt_embeds": None}, "pooled_prompt_embeds"),

@@ -15,7 +15,8 @@ from dpdiff.errors import InputError
 from dpdiff.models import calls, folders, weights
 from dpdiff.models.conditioned import Conditioned
 from dpdiff.models.conditions import Conditions
-from dpdiff.models.pipelines import KINDS, Kind, Parts
+from dpdiff.models.kinds import Kind, Parts
+from dpdiff.models.pipelines import KINDS
 from dpdiff.runtime import documents
 
 
