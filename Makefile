@@ -5,8 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup book lab test lint unit lessons figures explorer links accessibility play prices bench \
-        clean
+.PHONY: help setup book lab test lint unit lessons notebooks figures explorer links accessibility \
+        play prices bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' \
@@ -28,8 +28,8 @@ $(READY): requirements.txt pyproject.toml
 book: $(READY)  ## execute the lessons, build the HTML book and say where it is
 	@$(BIN)/python book/build.py
 
-lab: $(READY)  ## open the lessons in JupyterLab, formulas and exercises rendered
-	@$(BIN)/jupyter lab lessons/00_main_job.ipynb
+lab: $(READY)  ## open the readers' notebooks in JupyterLab
+	@$(BIN)/jupyter lab notebooks/00_main_job.ipynb
 
 test: lint  ## all that CI runs: lint, unit tests, doctests and the lessons
 	@$(BIN)/python -m pytest --doctest-modules --nbval-lax --nbval-current-env \
@@ -45,6 +45,10 @@ unit: $(READY)  ## the unit tests alone
 
 lessons: $(READY)  ## run the lessons again and store their text outputs, without images
 	@$(BIN)/python book/lessons.py
+	@$(BIN)/python book/notebooks.py
+
+notebooks: $(READY)  ## make the readers' notebooks (Binder, Colab) from the lessons
+	@$(BIN)/python book/notebooks.py
 
 figures: $(READY)  ## draw the pictures of the README and the welcome page
 	@$(BIN)/python book/figures.py

@@ -62,7 +62,7 @@ def test_binder_pins_what_the_requirements_pin():
 
 
 def test_lessons_open_in_jupyterlab_everywhere():
-    assert "jupyter lab lessons/" in (ROOT / "Makefile").read_text()
+    assert "jupyter lab notebooks/" in (ROOT / "Makefile").read_text()
     extra = {name_of(line) for line in PROJECT["optional-dependencies"]["lab"]}
     assert extra >= {"jupyterlab", "jupyterlab-myst"}
     channels = yaml.safe_load((ROOT / "binder" / "environment.yml").read_text())["dependencies"]
@@ -77,12 +77,12 @@ COMMANDS = set(
     re.findall(
         r"\w+",
         """
-        aligned alpha approx bar begin beta big Big Bigg binom cases cdot cos Delta delta
-        dot dots ell end eta exp frac gathered ge hat infty int kappa lambda le left lfloor
-        ln log Longrightarrow longrightarrow lVert lvert mathbb mathcal mathrm max mid min
-        mp mu nu operatorname Phi pi pm prod propto qquad quad rfloor rho right rVert rvert
-        sigma sim sin sqrt sum tanh tau text texttt tfrac theta tilde times to underbrace
-        varepsilon varphi Vert
+        aligned alpha approx bar begin beta big Big Bigg binom cases cdot cos delta Delta dot dots
+        ell end eta exp frac gathered ge hat infty int kappa lambda lceil le left lfloor ln log
+        longrightarrow Longrightarrow lvert lVert mathbb mathcal mathrm max mid min mp mu ne nu
+        operatorname Phi pi pm prod propto qquad quad rceil rfloor rho right rvert rVert sigma sim
+        sin sqrt sum tanh tau text texttt tfrac theta tilde times to underbrace varepsilon varphi
+        Vert
         """,
     )
 )
@@ -120,6 +120,25 @@ def test_formulas_use_no_macro(path):
 def test_formulas_are_found_beside_code():
     text = "a $\\SNR(t)$ `$\\no$` and\n$$\n\\KL\n$$ (eq)\n```bash\necho $HOME $\\none$\n```\n"
     assert formulas(text) == ["$\\SNR(t)$", "$$\n\\KL\n$$"]
+
+
+GREEK = "alpha beta delta Delta varepsilon eta kappa lambda mu nu Phi pi rho sigma tau theta ell"
+DUMMIES = {"z"}  # of a derivation in each lesson
+WORDS = re.compile(r"\\(mathrm|mathbb|mathcal|text|texttt|operatorname|begin|end)\s*\{[^}]*\}")
+
+
+def symbols(text):
+    """The letters of a page's formulas."""
+    code = WORDS.sub(" ", " ".join(formulas(text)))
+    greek = set(re.findall(r"\\([A-Za-z]+)", code)) & set(GREEK.split())
+    return greek | set(re.findall(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", " ", code)))
+
+
+def test_notation_lists_every_symbol_of_more_than_one_lesson():
+    used = [symbol for path in NOTEBOOKS for symbol in symbols("\n".join(written(path)))]
+    listed = symbols((ROOT / "book" / "notation.md").read_text())
+    assert {s for s in used if used.count(s) > 1} - DUMMIES <= listed
+    assert symbols(r"$\mathrm{SNR}(t) \ge \sigma^2$ `$x$`") == {"t", "sigma"}
 
 
 def test_the_book_defines_no_macro():
@@ -255,6 +274,16 @@ def test_every_check_accepts_a_solution_and_refuses_wrong_answers(notebook):
         others = [source for source in code if f"def {name}(" not in source]
         assert sum(len(re.findall(rf"refuses\(\s*{name},", s)) for s in others) >= 2, name
         assert any(re.search(rf"^{name}\(", s, flags=re.M) for s in others), name
+
+
+def test_checks_stand_out_of_sight(notebook):
+    """A check says what is right, so it is not where the answer is written."""
+    for cell in code_cells(notebook):
+        text, tags = "".join(cell["source"]), cell["metadata"].get("tags", [])
+        if "remove-cell" not in tags:
+            assert "def check_" not in text, cell["id"]
+        elif "def check_" in text:
+            assert re.match(r"(@.*\n)*def check_", text), cell["id"]
 
 
 def test_no_file_names_a_package_registry():

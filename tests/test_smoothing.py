@@ -86,14 +86,14 @@ def test_promises_become_honest(exact, noisy):
 
 
 def test_a_last_step_without_any_signal_is_no_trouble():
-    noise = NoiseSchedule([*NOISE.betas[:-1], 1.0])
+    noise = NoiseSchedule.from_betas([*NOISE.betas[:-1], 1.0])
     costs = Costs(noise, (3,), "small", costs_of(np.ones(T + 1)).statistics, {"per_step": 2})
     np.testing.assert_allclose(costs.smoothed().mse[1:], 1)
 
 
 def test_a_grid_of_one_step_stays_as_it_is():
     statistics = {k: v[:2] if v.ndim else v for k, v in costs_of(np.ones(T + 1)).statistics.items()}
-    costs = Costs(NoiseSchedule([0.5]), (3,), "small", statistics, {"per_step": 2})
+    costs = Costs(NoiseSchedule.from_betas([0.5]), (3,), "small", statistics, {"per_step": 2})
     assert costs.smoothed().mse[1] == costs.smoothed(0.2).mse[1] == 1
     for width in (-1, float("nan"), float("inf")):
         with pytest.raises(InputError, match="width of smoothing"):

@@ -24,7 +24,16 @@ def tidy(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree
             context["body"] = context["body"].replace(found, mended)
 
 
+def launch(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Let the buttons that open a lesson elsewhere open the reader's notebook of it."""
+    for group in context.get("header_buttons", []):
+        if group.get("label") == "launch-buttons":
+            for button in group["buttons"]:
+                button["url"] = button["url"].replace("/lessons/", "/notebooks/")
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Come after the extensions that add scripts."""
     app.connect("html-page-context", tidy, priority=900)
+    app.connect("html-page-context", launch, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dpdiff.errors import InputError
-from dpdiff.noise import LONGEST
+from dpdiff.noise.configs import LONGEST
 from dpdiff.runtime import documents
 
 # Of the networks published with Improved DDPM: what differs from the defaults of `Flags`.
