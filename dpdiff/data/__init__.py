@@ -41,8 +41,9 @@ def images(
         - A folder of ``.png``, ``.jpg``, ``.jpeg`` and ``.webp`` images, at any depth, in the
           order of their paths.
         - An ``.npy`` or ``.npz`` file of integers, or of floats in [0, 1] or [-1, 1], of shape
-          (N, H, W), (N, H, W, C) or (N, C, H, W). In an ``.npz`` they are called ``train_images``
-          and ``test_images``, ``x_train`` and ``x_test``, ``images``, ``arr_0`` or ``data``, or are its only array.
+          (N, H, W), (N, H, W, C) or (N, C, H, W). In an ``.npz`` they are called
+          ``train_images`` and ``test_images``, ``x_train`` and ``x_test``, ``images``, ``arr_0``
+          or ``data``, or are its only array.
         - A folder with the idx files of MNIST or Fashion-MNIST, gzipped or not, or one such file.
         - A folder with CIFAR-10 in its binary version.
         - A folder with the ``.npz`` batches of ImageNet64 (or 32, 16, 8).
