@@ -62,8 +62,8 @@ def check_likelihood(denoiser: Denoiser) -> None:
     if getattr(denoiser.unwrapped.network, "guided", False):
         raise InputError(
             "a guided network is no denoiser of any data, so its likelihood has no meaning: load "
-            "it without (guidance_scale=1, where it was not distilled with guidance), or find "
-            "schedules for its samples, dpdiff.trajectories(denoiser)"
+            "it without (guidance_scale=1, where none was distilled into it), or find schedules "
+            "for its samples, dpdiff.trajectories(denoiser)"
         )
 
 

@@ -101,7 +101,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     command = _command(commands, "train", run.train, "train a model by a recipe; restartable")
     command.add_argument(
-        "recipe", help="name of the recipe: digits, fashion, fashion-linear or cifar10"
+        "recipe",
+        help="name of the recipe: digits, fashion, fashion-linear, fashion-longer or cifar10",
     )
     command.add_argument("--data", help="images to train on; only digits has its own")
     command.add_argument("--device", help="torch device; if not given, a GPU if there is one")

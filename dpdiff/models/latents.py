@@ -45,9 +45,9 @@ def latents(pipe: Any, images: Any, *, seed: int | None = None, batch_size: int 
     """
     vae = _autoencoder(pipe)
     channels = vae.config.in_channels
-    found = np.asarray(images)
-    if found.ndim != 4 or channels not in (found.shape[1], found.shape[3]):
-        raise InputError(f"images have shape (N, {channels}, H, W), got {found.shape}")
+    found = images if hasattr(images, "shape") else np.asarray(images)
+    if len(found.shape) != 4 or channels not in (found.shape[1], found.shape[3]):
+        raise InputError(f"images have shape (N, {channels}, H, W), got {tuple(found.shape)}")
     last = found.shape[1] != channels
     shape = (channels, *(found.shape[1:3] if last else found.shape[2:]))
     checked = data.check(found, shape, 256)
