@@ -39,7 +39,7 @@ from dpdiff.trajectory.nodes import node_grid
 
 RESULTS = Path(__file__).parent / "results"
 BUDGETS = (4, 5, 6, 8, 10, 12, 16, 24, 32)
-PRICES = ((4, 32), (8, 32), (16, 32), (32, 32), (8, 64), (16, 64), (32, 64), (64, 128))
+PRICES = ((4, 32), (8, 32), (16, 32), (32, 32), (8, 64), (16, 64), (32, 64))
 SEED, HELD_OUT = 0, 100
 
 Table = dict[str, dict[int, dpdiff.Schedule]]
@@ -236,7 +236,7 @@ def main() -> None:
     options, begun = parsed(), process_time()
     denoiser = load(options.model, options.recipe)
     costs = None
-    if options.costs or options.model in ("digits", "fashion"):
+    if options.costs or options.model in ("digits", "fashion", "fashion-linear"):
         costs = dpdiff.Costs.load(options.costs) if options.costs else dpdiff.load_costs(
             options.model
         )  # fmt: skip

@@ -14,18 +14,11 @@ from torch import Tensor
 
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule, per_example
+from dpdiff.readings import Reading, check_reading, reading_named
 from dpdiff.runtime.asking import Place, ask, checked_arguments, checked_shape, finite
 from dpdiff.runtime.identity import identity as identity_of
 from dpdiff.runtime.networks import InPrecision, dtype_of
 from dpdiff.variance import Moments, rule_named
-
-# What a network's output estimates: x̂_0 from (f, g, x_t, output), and the target that it is
-# trained on from (f, g, x_0, ε).
-READINGS: dict[str, tuple[Callable, Callable]] = {
-    "eps": (lambda f, g, x, out: (x - g * out) / f, lambda f, g, x0, eps: eps),
-    "x0": (lambda f, g, x, out: out, lambda f, g, x0, eps: x0),
-    "v": (lambda f, g, x, out: f * x - g * out, lambda f, g, x0, eps: f * eps - g * x0),
-}
 
 
 class Prediction(NamedTuple):
@@ -42,14 +35,16 @@ class Denoiser:
     Parameters
     ----------
     network : callable
-        ``network(x, index)`` takes a tensor ``(B, *shape)``, in the dtype of its weights (float32
-        if it has none), and 0-based long indices ``(B,)`` (timestep ``t`` is index ``t - 1``). It
-        returns a tensor, a tuple that begins with one, or an object with ``.sample``. A
-        ``torch.nn.Module`` is put in evaluation mode.
+        ``network(x, time)`` takes a tensor ``(B, *shape)``, in the dtype of its weights (float32
+        if it has none), and the noise schedule's ``time_inputs`` there, ``(B,)``: the index
+        ``t - 1`` as int64 unless it says otherwise. It returns a tensor, a tuple that begins
+        with one, or an object with ``.sample``. A ``torch.nn.Module`` is put in evaluation mode.
     noise : NoiseSchedule
         The schedule it was trained with.
-    predicts : {"eps", "x0", "v"}
-        What the output estimates: the noise, the data, or ``v = f ε - g x_0``.
+    predicts : {"eps", "x0", "v", "flow", "score", "edm", "edm_v"}
+        What the output estimates: the noise, the data, ``v = f ε - g x_0``, a flow's ``ε - x_0``,
+        the score, or what the preconditioning of Karras et al. (2022) leaves to the network; see
+        ``dpdiff.readings``.
     variance : {"small", "large", "learned_range"}
         The reverse variance, a rule of ``dpdiff.variance``. With ``learned_range`` the
         network returns twice the channels; the second half ``o`` means ``v = (o + 1) / 2``,
@@ -64,6 +59,8 @@ class Denoiser:
     outputs_variance : bool, optional
         Whether the network returns twice the channels, whatever rule is in force; by default
         that follows from ``variance``.
+    sigma_data : float
+        Of ``edm`` and ``edm_v``: the data's standard deviation that the network was trained with.
     error : ndarray, shape (T + 1,), optional
         ``m(t)/D`` as measured, which ``optimal`` needs. :meth:`with_variance` fills it in.
     device : str or torch.device, optional
@@ -97,18 +94,18 @@ class Denoiser:
     levels: int | None = 256
     clip: bool | None = None
     outputs_variance: bool | None = None
+    sigma_data: float = 0.5
     error: np.ndarray | None = field(default=None, repr=False)
     device: torch.device = Place()  # noqa: RUF009 - a descriptor, as dataclasses know them
     identity: str | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.predicts, str) or self.predicts not in READINGS:
-            raise InputError(f"predicts is one of {', '.join(READINGS)}; got {self.predicts!r}")
         if not callable(self.network) or not isinstance(self.noise, NoiseSchedule):
             raise InputError(
-                "a Denoiser is made of a network, which is called as network(x, index), and a "
+                "a Denoiser is made of a network, which is called as network(x, time), and a "
                 f"NoiseSchedule; got {type(self.network).__name__} and {type(self.noise).__name__}"
             )
+        check_reading(self.predicts, self.sigma_data, self.noise)
         rule = rule_named(self.variance)
         if rule.needs_error and self.error is None:
             raise InputError(
@@ -135,11 +132,6 @@ class Denoiser:
                 raise InputError(f"{name} is True or False, got {getattr(self, name)!r}")
         if self.identity is not None and not isinstance(self.identity, str):
             raise InputError(f"identity is a string, got {self.identity!r}")
-        if self.predicts == "eps" and self.noise.f[-1] == 0:
-            raise InputError(
-                "the last timestep holds no signal (β_T = 1), and from the noise alone no data "
-                'can be told: such a model predicts "x0" or "v", not "eps"'
-            )
 
     @property
     def dims(self) -> int:
@@ -155,7 +147,8 @@ class Denoiser:
     def reading(self) -> tuple[Any, ...]:
         """All that decides how an output is read, apart from the noise schedule."""
         output = "learned_range" if self.outputs_variance else "fixed"
-        return (self.predicts, output, self.shape, self.levels, self.clip)
+        sigma_data = (self.sigma_data,) if self.predicts.startswith("edm") else ()
+        return (self.predicts, output, self.shape, self.levels, self.clip, *sigma_data)
 
     @property
     def fingerprint(self) -> str:
@@ -261,15 +254,22 @@ class Denoiser:
 
     def read(self, x_t: Tensor, t: int | np.ndarray, output: Tensor) -> Tensor:
         """x̂_0 from the network's output, clipped if the denoiser clips."""
-        to_x0, _ = READINGS[self.predicts]
-        x0 = to_x0(*self.noise.at(t, x_t), x_t, output)
+        (f, g), scale = self.noise.at(t, x_t), self.noise.data_scale
+        x0 = self._output.data(f / scale, g, x_t, output) / scale
         return x0.clamp(-1, 1) if self.clip else x0
+
+    @property
+    def _output(self) -> Reading:
+        return reading_named(self.predicts, self.sigma_data)
 
     def network_output(self, x_t: Tensor, timesteps: np.ndarray) -> tuple[Tensor, Tensor | None]:
         """The network's prediction and ``v``, in the dtype of ``x_t``, checked."""
         channels = self.shape[0] * (2 if self.outputs_variance else 1)
-        x = x_t.to(self.device, self.dtype)
-        output = ask(self.network, x, timesteps, (len(x), channels, *self.shape[1:]))
+        f, g = self.noise.at(timesteps, x_t)
+        scale = self._output.input_scale(f / self.noise.data_scale, g)
+        x = (scale * x_t).to(self.device, self.dtype)
+        times = self.noise.time_inputs[timesteps - 1]
+        output = ask(self.network, x, times, timesteps, (len(x), channels, *self.shape[1:]))
         output = finite(output, timesteps).to(x_t.device, x_t.dtype)
         if not self.outputs_variance:
             return output, None
@@ -278,8 +278,8 @@ class Denoiser:
 
     def target(self, x0: Tensor, t: int | np.ndarray, eps: Tensor) -> Tensor:
         """What the network's output estimates, for data and the noise that was put on it."""
-        _, target = READINGS[self.predicts]
-        return target(*self.noise.at(t, x0), x0, eps)
+        (f, g), scale = self.noise.at(t, x0), self.noise.data_scale
+        return self._output.target(f / scale, g, scale * x0, eps)
 
     def log_ratio(self, t: int, s: int, prediction: Prediction) -> Tensor:
         """``u = log(σ²/g̃_ts²)`` of a jump ``t → s``, ``0 < s < t``; broadcasts against x̂_0."""

@@ -106,7 +106,7 @@ def prior_cost(x0: Tensor, log_f2: float, log_g2: float) -> Tensor:
     x0 : Tensor
         Data in [-1, 1].
     log_f2, log_g2 : float
-        ``log f(T)²`` and ``log g(T)²``.
+        ``log f(T)²`` and ``log g(T)²``; for a prior ``N(0, π² I)``, both less ``log π²``.
 
     Returns
     -------

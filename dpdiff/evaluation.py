@@ -44,6 +44,9 @@ class Bound:
     prior_bits: float
     image_bits: np.ndarray
 
+    def __repr__(self) -> str:
+        return f"Bound({self.mean:.4f} ± {self.stderr:.4f} bits/dim, {len(self.image_bits)} images)"
+
     @property
     def mean(self) -> float:
         """The bound, averaged over the images."""
@@ -181,6 +184,7 @@ def evaluate_many(
     model = _one_model(jobs, two_node_decoder)
     random_streams.check_seed(seed)
     check_counts(batch_size=batch_size)
+    noising.check_likelihood(model)
     images = data.check(images, model.shape, model.levels)
     own = workers.share(cut(np.arange(len(images)), batch_size))
     calls = [(t, rows) for t in sorted({t for _, s in jobs for t, _ in s.jumps}) for rows in own]

@@ -51,7 +51,8 @@ def _two_node_log_variance(
     denoiser: Denoiser, schedule: Schedule, prediction: Prediction
 ) -> Tensor:
     """improved-diffusion's decoder variance: ``large`` too starts from the posterior's there."""
-    low = denoiser.noise.posterior(*schedule.timesteps[2:0:-1])[2]
+    noise, first = denoiser.noise, schedule.timesteps[1]
+    low = noise.posterior(schedule.timesteps[2], first)[2] - noise.log_total[first]
     if denoiser.variance == "learned_range":
-        return low + (denoiser.noise.log_g2[schedule.timesteps[1]] - low) * prediction.v
+        return low + (noise.log_g2[first] - noise.log_total[first] - low) * prediction.v
     return per_example(low, prediction.x0)

@@ -11,6 +11,7 @@ from torch import Tensor
 from dpdiff import data
 from dpdiff.denoiser import Denoiser, Prediction
 from dpdiff.elbo import prior_cost
+from dpdiff.errors import InputError
 from dpdiff.runtime import random_streams
 
 
@@ -56,6 +57,16 @@ def prepare(
     return batch
 
 
+def check_likelihood(denoiser: Denoiser) -> None:
+    """Refuse a denoiser that is guided: what it says belongs to no distribution of data."""
+    if getattr(denoiser.unwrapped.network, "guided", False):
+        raise InputError(
+            "a guided network is no denoiser of any data, so its likelihood has no meaning: load "
+            "it without (guidance_scale=1, where none was distilled into it), or find schedules "
+            "for its samples, dpdiff.trajectories(denoiser)"
+        )
+
+
 def place(denoiser: Denoiser) -> torch.device:
     """Where numbers about a denoiser are reckoned in float64, which Apple's GPUs do not have."""
     return torch.device("cpu") if denoiser.device.type == "mps" else denoiser.device
@@ -72,12 +83,12 @@ def predict(denoiser: Denoiser, batch: Batch) -> tuple[Tensor, Prediction]:
 def prior_costs(denoiser: Denoiser, images: Any, at_most: int | None = None) -> np.ndarray:
     """The prior term of each image, or of so many spread evenly over them, in nats."""
     noise, count = denoiser.noise, min(at_most or len(images), len(images))
-    rows = np.arange(count) * len(images) // count
+    rows, units = np.arange(count) * len(images) // count, 2 * np.log(noise.prior_scale)
     costs = [
         prior_cost(
             torch.from_numpy(data.scaled(images[chunk], denoiser.levels)),
-            noise.log_f2[-1],
-            noise.log_g2[-1],
+            noise.log_f2[-1] - units,
+            noise.log_g2[-1] - units,
         )
         .flatten(1)
         .sum(1)

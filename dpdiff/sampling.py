@@ -141,6 +141,8 @@ def sample(
     sampler: str = "ancestral",
     eta: float = 0.0,
     x_T: Tensor | None = None,
+    x_0: Tensor | None = None,
+    begin: int | None = None,
     batch_size: int = 256,
     workers: Workers = ALONE,
     progress: bool = True,
@@ -166,6 +168,11 @@ def sample(
         Of ``ddim``: 0 is deterministic, 1 has the ``small`` variance.
     x_T : Tensor, shape (n, ...), optional
         Where to begin instead of the seed's noise.
+    x_0 : Tensor, shape (n, ...), optional
+        Examples that are noised only as far as ``begin``, and changed from there: x_0 is data, in
+        [-1, 1] if it has levels.
+    begin : int, optional
+        With ``x_0``: sampling begins at the schedule's largest node up to this timestep.
     batch_size : int
         Examples a network call.
     workers : Workers
@@ -199,11 +206,9 @@ def sample(
         raise InputError(f"sampler is one of {', '.join(SAMPLERS)}; got {sampler!r}")
     if not isinstance(eta, int | float) or not 0 <= eta <= 1:
         raise InputError(f"eta lies in [0, 1], got {eta!r}")
-    if x_T is not None and (
-        not isinstance(x_T, Tensor) or tuple(x_T.shape) != (n, *denoiser.shape)
-    ):
-        found = tuple(x_T.shape) if isinstance(x_T, Tensor) else type(x_T).__name__
-        raise InputError(f"x_T is a tensor of shape {(n, *denoiser.shape)}, got {found}")
+    for name, given in (("x_T", x_T), ("x_0", x_0)):
+        _check_start(name, given, (n, *denoiser.shape))
+    schedule = _partial(schedule, begin, x_T, x_0)
     samples = _room_for((n if workers.first else 0, *denoiser.shape))
     random = sampler == "ancestral" or eta > 0
     step = ancestral if sampler == "ancestral" else partial(ddim, eta=eta)
@@ -219,7 +224,7 @@ def sample(
         for rows in own:
 
             def draw(part: slice, rows: np.ndarray = rows) -> np.ndarray:
-                begin, noises = _noises(seed, rows[part], denoiser.shape, schedule, random, x_T)
+                begin, noises = _noises(denoiser, seed, rows[part], schedule, random, x_T, x_0)
                 states = walk(denoiser, schedule, begin, step, noises)
                 return _finished(states, lambda: bar.update(len(rows[part]) / len(rows)))
 
@@ -227,6 +232,22 @@ def sample(
     for rows, x in (piece for share in workers.gather(drawn) for piece in share):
         samples[rows] = torch.from_numpy(x)
     return samples
+
+
+def _check_start(name: str, x: Any, shape: tuple[int, ...]) -> None:
+    if x is not None and (not isinstance(x, Tensor) or tuple(x.shape) != shape):
+        found = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise InputError(f"{name} is a tensor of shape {shape}, got {found}")
+
+
+def _partial(schedule: Schedule, begin: Any, x_T: Any, x_0: Any) -> Schedule:
+    """The schedule's steps from ``begin`` on; all of them, if there is none."""
+    if (begin is None) != (x_0 is None) or (x_0 is not None and x_T is not None):
+        raise InputError("x_0 and begin are given together, and no x_T with them")
+    nodes = [t for t in schedule.timesteps if begin is None or t <= begin]
+    if len(nodes) < 2:
+        raise InputError(f"the schedule's first step is at {schedule.timesteps[1]} > {begin}")
+    return Schedule(tuple(nodes))
 
 
 def _room_for(shape: tuple[int, ...]) -> Tensor:
@@ -253,18 +274,26 @@ def _finished(states: Iterator[State], tick: Callable[[], Any]) -> np.ndarray:
 
 
 def _noises(
+    denoiser: Denoiser,
     seed: int,
     rows: np.ndarray,
-    shape: tuple[int, ...],
     schedule: Schedule,
     random: bool,
     x_T: Tensor | None,
+    x_0: Tensor | None,
 ) -> tuple[Tensor, Callable[[int], Tensor] | None]:
     """Where some samples begin, and the noise of their steps, drawn in the background."""
     own = [] if x_T is not None else [schedule.T]
     steps = [s for _, s in reversed(schedule.jumps) if s > 0] if random else []
     coming = prefetch(
-        lambda t: torch.from_numpy(random_streams.gaussian(seed, t, rows, shape)), own + steps
+        lambda t: torch.from_numpy(random_streams.gaussian(seed, t, rows, denoiser.shape)),
+        own + steps,
     )
-    begin = x_T[torch.from_numpy(rows)].float() if x_T is not None else next(coming)
+    if x_T is not None:
+        begin = x_T[torch.from_numpy(rows)].float()
+    elif x_0 is not None:
+        f, g = denoiser.noise.f[schedule.T], denoiser.noise.g[schedule.T]
+        begin = f * x_0[torch.from_numpy(rows)].float() + g * next(coming)
+    else:
+        begin = denoiser.noise.prior_scale * next(coming)
     return begin, (lambda s: next(coming)) if random else None

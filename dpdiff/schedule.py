@@ -11,6 +11,8 @@ from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from dpdiff.errors import InputError
 from dpdiff.runtime import documents
 from dpdiff.runtime.files import replacing
@@ -150,7 +152,9 @@ class Schedule:
         return [t - 1 for t in reversed(self.timesteps[1:])]
 
     def to_sigmas(self, noise: NoiseSchedule, zero: str = "append") -> list[float]:
-        """The noise levels ``σ = g/f`` of k-diffusion, ComfyUI and diffusers' Euler, decreasing.
+        """The noise levels of k-diffusion, ComfyUI and diffusers' Euler, decreasing.
+
+        They are ``σ = g/f`` in the model's own scale, and the flow time ``g`` of flow models.
 
         Parameters
         ----------
@@ -174,13 +178,10 @@ class Schedule:
         self.check_noise(noise)
         if zero not in ("append", "none"):
             raise InputError(f"zero is 'append' or 'none', got {zero!r}")
-        if noise.f[self.T] == 0:
-            raise InputError(
-                "the last timestep holds no signal (β_T = 1), so its sigma is infinite: "
-                "use timesteps instead (to_diffusers)"
-            )
-        nodes = self.timesteps if zero == "append" else self.timesteps[1:]
-        return [math.exp(-noise.log_snr[t] / 2) for t in reversed(nodes)]
+        if not math.isfinite(noise.sigmas[self.T]):
+            raise InputError("no signal is left at T, so σ is infinite there: use to_diffusers")
+        nodes = self.timesteps[::-1] if zero == "append" else self.timesteps[:0:-1]
+        return noise.sigmas[list(nodes)].tolist()
 
     @classmethod
     def from_diffusers(cls, timesteps: Iterable[float], T: int) -> Schedule:
@@ -227,7 +228,7 @@ class Schedule:
 
     @classmethod
     def from_sigmas(cls, sigmas: Iterable[float], noise: NoiseSchedule) -> Schedule:
-        """Read decreasing noise levels ``σ = g/f``, with or without a final 0.
+        """Read decreasing noise levels as of :meth:`to_sigmas`, with or without a final 0.
 
         Each becomes the timestep with the nearest ``log σ``. Lists such as those of Align Your
         Steps can be scored in this way.
@@ -249,14 +250,15 @@ class Schedule:
         except (TypeError, ValueError) as error:
             raise InputError(f"sigmas are a list of numbers, got {sigmas!r}") from error
         values = values[:-1] if values[-1:] == [0] else values
-        low, high = (math.exp(-noise.log_snr[t] / 2) for t in (1, noise.T))
+        low, high = noise.sigmas[[1, noise.T]].tolist()
         wrong = [sigma for sigma in values if not low / 1.05 <= sigma <= high * 1.05]
         if wrong:
             raise InputError(
                 f"this noise schedule's sigmas lie between {low:.4g} and {high:.4g}, "
                 f"and a list may end with 0; got {wrong[0]:.4g}"
             )
-        indices = [int(abs(noise.log_snr[1:] + 2 * math.log(v)).argmin()) for v in values]
+        log_sigmas = np.log(noise.sigmas[1:])
+        indices = [int(abs(log_sigmas - math.log(v)).argmin()) for v in values]
         try:
             return cls.from_diffusers(indices, noise.T)
         except InputError as error:

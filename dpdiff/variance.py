@@ -110,7 +110,8 @@ class Rule:
 class Small(Rule):
     """The posterior's own variance, ``σ² = g̃_ts²``: ``u = 0``, ``L = ½ ΔSNR m(t)``.
 
-    Its last jump would have ``g̃_t0² = 0``, so it takes ``g(t)²`` there, as ``large`` does.
+    Its last jump would have ``g̃_t0² = 0``, so it takes ``g²/(f² + g²)`` there, which is ``g(t)²``
+    where variance is preserved, and as right in any other units of x.
     """
 
     name, decoder = "small", "fixed"
@@ -119,7 +120,7 @@ class Small(Rule):
         return 0.0 * noise.noise_gain(t, s)
 
     def decoder_log_variance(self, noise, t, v, error):
-        return noise.log_g2[t]
+        return noise.log_g2[t] - noise.log_total[t]
 
     def jump_costs(self, moments, t, s):
         return 0.5 * moments.noise.snr_gap(t, s) * moments.mse[t]
@@ -136,7 +137,10 @@ class Small(Rule):
 class Large(Rule):
     """The forward process's variance, ``σ² = g_ts²``: ``u = a``.
 
-    ``L = ½ [ D (a + e^{-a} - 1) + ΔSNR e^{-a} m(t) ]``, and ``g(t)²`` at the last jump.
+    ``L = ½ [ D (a + e^{-a} - 1) + ΔSNR e^{-a} m(t) ]``, and the last jump as of ``small``.
+    ``g_ts²`` is in units of x at t and σ² in those of x at s, so this rule, unlike the others,
+    depends on the units of x: they are the model's own. Where f² is affine in g², as of
+    variance-preserving and -exploding grids, its costs are lines with slope ``g(s)²``.
     """
 
     name, decoder = "large", "fixed"
@@ -145,7 +149,7 @@ class Large(Rule):
         return noise.noise_gain(t, s)
 
     def decoder_log_variance(self, noise, t, v, error):
-        return noise.log_g2[t]
+        return noise.log_g2[t] - noise.log_total[t]
 
     def jump_costs(self, moments, t, s):
         a, gap = moments.noise.noise_gain(t, s), moments.noise.snr_gap(t, s)
@@ -155,11 +159,14 @@ class Large(Rule):
         return 0.5 * moments.noise.snr_gap(t, s) * np.exp(-moments.noise.noise_gain(t, s))
 
     def lines(self, moments):
-        D, m, g2 = moments.dims, moments.mse, moments.noise.g**2
-        log_g2 = moments.noise.log_g2.copy()
+        D, g2, log_g2 = moments.dims, moments.noise.g**2, moments.noise.log_g2.copy()
+        if not moments.noise.is_affine:
+            return None
         g2[0], log_g2[0] = 1.0, 0.0  # t = 0 is no jump's beginning
-        const = 0.5 * (D * (log_g2 - 1) + m / g2)
-        return Lines(const, 0.5 * (D - m / g2) / g2, -0.5 * D * log_g2, g2, moments.decoder_costs)
+        error = moments.noise.data_scale**2 * moments.mse / g2
+        x = 0.5 * (D - error) / g2
+        const = 0.5 * (D * (log_g2 - 1) + error)
+        return Lines(const, x, -0.5 * D * log_g2, g2, moments.decoder_costs)
 
 
 class LearnedRange(Rule):
@@ -167,7 +174,7 @@ class LearnedRange(Rule):
 
     Nichol & Dhariwal (2021), eq. 15. With the two means over images that :class:`Moments` calls
     penalty P and error M, ``L = ½ [ P_t(a) + ΔSNR M_t(a) ]``. The last jump mixes the logarithms
-    of ``g̃²(t+1, t)`` (at T, those of T - 1) and ``g(t)²``.
+    of ``g̃²(t+1, t)`` (at T, those of T - 1) and ``g(t)²``, both over ``f² + g²``.
     """
 
     name, decoder = "learned_range", "learned_range"
@@ -180,7 +187,8 @@ class LearnedRange(Rule):
         later = np.minimum(np.asarray(t) + 1, noise.T)
         with np.errstate(divide="ignore"):
             low = np.where(later > 1, noise.posterior(later, later - 1)[2], noise.log_g2[1])
-        low, high = per_example(low, v), per_example(noise.log_g2[t], v)
+        total = noise.log_total[t]
+        low, high = per_example(low - total, v), per_example(noise.log_g2[t] - total, v)
         return low + (high - low) * v
 
     def jump_costs(self, moments, t, s):

@@ -35,6 +35,7 @@ ROOMS = [
     "errors",
     "runtime",
     "noise",
+    "readings",
     "elbo",
     "schedule",
     "strides",

@@ -295,9 +295,9 @@ def test_more_samples_than_memory_are_refused_at_once():
 
 def test_the_last_beta_alone_may_be_one():
     with pytest.raises(InputError, match="β_2 = 1"):
-        NoiseSchedule([0.1, 1.0, 0.5])
-    ended = NoiseSchedule([0.1, 1.0])
-    with pytest.raises(InputError, match='predicts "x0" or "v"'):
+        NoiseSchedule.from_betas([0.1, 1.0, 0.5])
+    ended = NoiseSchedule.from_betas([0.1, 1.0])
+    with pytest.raises(InputError, match='predicts "x0", "v" or "flow"'):
         Denoiser(silent, ended, predicts="eps", shape=(2,))
     assert torch.isfinite(sample(Denoiser(silent, ended, "x0", shape=(2,)), Schedule([0, 2]))).all()
 

@@ -45,7 +45,7 @@ def packed(data):
         arrays = dict(file)
     about, betas = json.loads(str(arrays.pop("about"))), arrays.pop("betas")
     assert (about["format"], about["version"]) == ("dpdiff-costs", 1)
-    noise = dpdiff.NoiseSchedule(betas)
+    noise = dpdiff.NoiseSchedule.from_betas(betas)
     return dpdiff.Costs(
         noise, tuple(about["shape"]), about["variance"], arrays, about["provenance"]
     )
@@ -200,6 +200,21 @@ def test_statistics_as_json_are_read_as_the_page_tells(own, tmp_path):
     assert [tuple(nodes) for nodes in found["paths"]] == [
         plan.schedule(steps).timesteps for steps in range(1, 9)
     ]
+
+
+@needs_node
+def test_costs_of_a_flow_are_read_too(tmp_path):
+    denoiser = dpdiff.Denoiser(
+        lambda x, time: 0.1 * x, dpdiff.NoiseSchedule.flow(60), "flow", shape=(4,), levels=None,
+        variance="small", identity="toy",
+    )  # fmt: skip
+    images = np.random.default_rng(0).normal(size=(8, 4))
+    costs = dpdiff.measure(denoiser, images, per_step=8, progress=False)
+    costs.save(tmp_path / "costs.npz")
+    found = node(file=str(tmp_path / "costs.npz"), solve=8)
+    plan = dpdiff.solve(costs, max_steps=8)
+    for steps, nodes in enumerate(found["paths"], start=1):
+        assert tuple(nodes) == plan.schedule(steps).timesteps, steps
 
 
 def without(document, name):

@@ -296,6 +296,8 @@ def test_guided_diffusion_leaves_timesteps_alone():
         ({"noise_schedule": "sqrt"}, "linear, cosine"),
         ({"image_size": 48}, "give channel_mult"),
         ({"image_size": 48, "channel_mult": "2,4"}, "begin with 1"),
+        ({"channel_mult": [1, {}]}, "takes integers like"),
+        ({"attention_resolutions": [16, 8.5]}, "takes integers like"),
         ({"image_size": 50, "channel_mult": "1,1,1"}, "even at every level"),
         ({"num_channels": 48}, r"48, .* no multiples of 32"),
         ({"num_heads": 5}, "do not divide into attention heads"),

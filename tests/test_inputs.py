@@ -108,7 +108,9 @@ def test_models_that_cannot_be_read_are_refused(tmp_path):
         dpdiff.load("dogs")
     folder = tmp_path / "digits"
     shutil.copytree(models.HOME / "digits", folder)
-    (folder / "dpdiff.json").write_text("{}")  # as of others, whose files have no digests
+    (folder / "dpdiff.json").write_text(
+        '{"levels": 17}'
+    )  # as of others, whose files have no digests
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(InputError, match="cannot load the network"):

@@ -64,7 +64,7 @@ def same_noise(monkeypatch):
 
         for module in ("pipelines.ddpm.pipeline_ddpm", "pipelines.ddim.pipeline_ddim"):
             monkeypatch.setattr(f"diffusers.{module}.randn_tensor", drawn)
-        monkeypatch.setattr("dpdiff.integrations.diffusers.randn_tensor", drawn)
+        monkeypatch.setattr("dpdiff.integrations.scheduler.randn_tensor", drawn)
         return left
 
     return feed
@@ -114,7 +114,7 @@ def test_every_parameterisation_steps_alike(toy, costs, monkeypatch, predicts, c
     for t, s in UNEVEN.jumps:
         noise = torch.from_numpy(random_streams.gaussian(1, t, range(N), ours.shape)).double()
         monkeypatch.setattr(
-            "dpdiff.integrations.diffusers.randn_tensor", lambda *_, n=noise, **__: n
+            "dpdiff.integrations.scheduler.randn_tensor", lambda *_, n=noise, **__: n
         )
         output = ours.network(x.float(), torch.full((N,), t - 1)).double()
         step = drawing.step(output, torch.tensor(t - 1), x)

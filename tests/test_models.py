@@ -159,7 +159,7 @@ def test_levels_of_a_folder_are_those_it_tells(flat):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("thresholding", True), ("rescale_betas_zero_snr", True), ("clip_sample_range", 2.0)],
+    [("thresholding", True), ("clip_sample_range", 2.0)],
 )
 def test_settings_of_the_scheduler_are_never_overlooked(flat, name, value):
     path = flat / "scheduler_config.json"
@@ -220,7 +220,7 @@ def test_attention_in_its_old_names_is_read(tmp_path):
         ("config.json", {"_class_name": "UNet1DModel"}, "only UNet2DModel"),
         ("config.json", {"sample_size": None}, "no size of images"),
         ("config.json", {"out_channels": 3}, "other shapes"),
-        ("scheduler_config.json", {"_class_name": "EDMEulerScheduler"}, "scheduler EDMEuler"),
+        ("scheduler_config.json", {"_class_name": "VQDiffusionScheduler"}, "scheduler VQDiffusion"),
         ("scheduler_config.json", {"_class_name": None}, "scheduler None"),
         ("scheduler_config.json", {"num_train_timesteps": 10**12}, "1…1,000,000"),
         ("scheduler_config.json", {"trained_betas": ["0.1"]}, "betas are a list of T numbers"),
@@ -287,4 +287,7 @@ def test_a_model_of_ours_is_refused_if_any_of_its_files_changed(tmp_path, networ
     extra = tmp_path / "dpdiff.json"
     extra.write_text(extra.read_text().replace("256", "255"))
     with pytest.raises(InputError, match="digest"):
+        dpdiff.load(tmp_path)
+    extra.write_text('{"../..": [null]}')  # no levels are assumed where a file speaks of others
+    with pytest.raises(InputError, match="does not say the data's levels"):
         dpdiff.load(tmp_path)

@@ -77,12 +77,12 @@ COMMANDS = set(
     re.findall(
         r"\w+",
         """
-        aligned alpha approx bar begin beta big Big Bigg binom cases cdot cos Delta delta
-        dot dots ell end eta exp frac gathered ge hat infty int kappa lambda lceil le left lfloor
-        ln log Longrightarrow longrightarrow lVert lvert mathbb mathcal mathrm max mid min
-        mp mu nu operatorname Phi pi pm prod propto qquad quad rceil rfloor rho right rVert rvert
-        sigma sim sin sqrt sum tanh tau text texttt tfrac theta tilde times to underbrace
-        varepsilon varphi Vert
+        aligned alpha approx bar begin beta big Big Bigg binom cases cdot cos delta Delta dot dots
+        ell end eta exp frac gathered ge hat infty int kappa lambda lceil le left lfloor ln log
+        longrightarrow Longrightarrow lvert lVert mathbb mathcal mathrm max mid min mp mu ne nu
+        operatorname Phi pi pm prod propto qquad quad rceil rfloor rho right rvert rVert sigma sim
+        sin sqrt sum tanh tau text texttt tfrac theta tilde times to underbrace varepsilon varphi
+        Vert
         """,
     )
 )
@@ -122,7 +122,7 @@ def test_formulas_are_found_beside_code():
     assert formulas(text) == ["$\\SNR(t)$", "$$\n\\KL\n$$"]
 
 
-GREEK = "alpha beta delta Delta varepsilon eta kappa lambda mu nu Phi rho sigma tau theta ell"
+GREEK = "alpha beta delta Delta varepsilon eta kappa lambda mu nu Phi pi rho sigma tau theta ell"
 DUMMIES = {"z"}  # of a derivation in each lesson
 WORDS = re.compile(r"\\(mathrm|mathbb|mathcal|text|texttt|operatorname|begin|end)\s*\{[^}]*\}")
 

@@ -138,7 +138,7 @@ def test_published_lists_can_be_read():
     """Align Your Steps for Stable Diffusion 1.5, as timesteps and as sigmas."""
     from diffusers.schedulers import AysSchedules
 
-    noise = NoiseSchedule(np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
+    noise = NoiseSchedule.from_betas(np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
     timesteps = AysSchedules["StableDiffusionTimesteps"]
     one = Schedule.from_diffusers(timesteps, 1000)
     other = Schedule.from_sigmas(AysSchedules["StableDiffusionSigmas"], noise)
@@ -191,7 +191,7 @@ def test_bad_lists_of_sigmas_are_refused(sigmas, message):
 def test_sigmas_that_cannot_be_are_refused():
     schedule = Schedule([0, 1, 3])
     with pytest.raises(InputError, match="no signal"):
-        schedule.to_sigmas(NoiseSchedule([0.1, 0.2, 1.0]))
+        schedule.to_sigmas(NoiseSchedule.from_betas([0.1, 0.2, 1.0]))
     with pytest.raises(InputError, match="the training grid at T = 1000"):
         schedule.to_sigmas(LINEAR)
     with pytest.raises(InputError, match="'append' or 'none'"):

@@ -53,6 +53,30 @@ def test_training_learns_something(tmp_path):
     assert trainer.history[-1][1] < trainer.history[0][1] - 0.5
 
 
+def test_a_further_cycle_begins_with_the_bundled_weights(tmp_path):
+    recipe = replace(training.RECIPES["digits"], steps=2, begins="digits")
+    network, bundled = training.Trainer(recipe, tmp_path).network, models.load("digits").network
+    for one, other in zip(network.parameters(), bundled.parameters(), strict=True):
+        assert torch.equal(one, other)
+    longer = training.RECIPES["fashion-longer"]
+    assert (
+        replace(
+            longer,
+            **{
+                k: getattr(training.RECIPES["fashion"], k)
+                for k in (
+                    "steps",
+                    "learning_rate",
+                    "validate_every",
+                    "seed",
+                    "begins",
+                )
+            },
+        )
+        == training.RECIPES["fashion"]
+    )
+
+
 def test_the_written_model_is_the_trained_one(tmp_path):
     denoiser = training.Trainer(TINY, tmp_path / "run").run(progress=False)
     models.save(denoiser, tmp_path / "model")

@@ -7,6 +7,7 @@ import pytest
 import sharing
 import torch
 from conftest import ToyNetwork
+from test_processes import family
 from test_workers import run, torchrun
 
 import dpdiff
@@ -154,7 +155,7 @@ def gaussian_gram(noise, variances, nodes):
     """E D_k D_l for every direction as a band of its own, along the exact flow; (dims, N, N)."""
     f, g = noise.f[nodes[1:]], noise.g[nodes[1:]]
     spread = f[:, None] ** 2 * variances + g[:, None] ** 2
-    D = f[:, None] * variances / np.sqrt(spread * spread[-1])
+    D = noise.prior_scale * f[:, None] * variances / np.sqrt(spread * spread[-1])
     return np.einsum("kb,lb->bkl", D, D)
 
 
@@ -175,6 +176,20 @@ def test_flow_cost_is_the_end_points_error_to_first_order():
             off.append(abs(predicted / exact[b] - 1))
     assert max(off[:2]) < 0.1
     assert max(off[4:]) < 0.03
+
+
+def test_costs_and_strides_are_the_same_in_every_familys_coordinates():
+    nodes, variances = np.arange(41), np.array([0.6, 0.05])
+    bands = Bands(variances, np.ones(2, int), np.eye(2)[:, 1:])
+    results = []
+    for name in ("vp", "ve", "flow"):
+        noise = family(name)
+        grams = gaussian_gram(noise, variances, nodes)
+        table = jump_table(grams, bands.gains(noise, nodes[1:]), noise, nodes)
+        results.append((table, strides.usual(noise, 6, 0.3), node_grid(noise, 9).tolist()))
+    for table, usual, grid in results[1:]:
+        np.testing.assert_allclose(table, results[0][0], rtol=1e-8, atol=1e-14)
+        assert (usual, grid) == results[0][1:]
 
 
 def test_best_path_of_one_variance_follows_the_arctan_law():
@@ -332,6 +347,36 @@ def test_a_better_rival_is_recommended(paths):
     best = paths.recommend(3, {"teacher": paths.teacher}, n=4, candidates=1, progress=False)
     assert best.name == "teacher"
     assert best.comparison.mean("teacher") == 0
+
+
+def test_a_model_that_draws_one_thing_is_refused():
+    noise = NoiseSchedule.cosine(20)
+    model = Denoiser(lambda x, index: 0 * x, noise, predicts="x0", shape=(2,))
+    paths = dpdiff.trajectories(model, n=3, nodes=20, progress=False)
+    with pytest.raises(InputError, match="the same from every noise"):
+        paths.recommend(2, progress=False)
+
+
+def test_a_grid_of_all_timesteps_serves_all_budgets(model):
+    paths = dpdiff.trajectories(model, n=3, nodes=200, progress=False)
+    assert paths.recommend(150, {}, n=2, candidates=1, progress=False).schedule.steps == 150
+
+
+def test_the_teacher_is_drawn_once_for_all_that_is_compared(model, monkeypatch):
+    paths, real, calls = dpdiff.trajectories(model, n=2, nodes=N, progress=False), sample, []
+
+    def counting(denoiser, schedule, *arguments, **options):
+        calls.append(schedule)
+        return real(denoiser, schedule, *arguments, **options)
+
+    monkeypatch.setattr("dpdiff.trajectory.comparison.sample", counting)
+    for steps in (2, 3, 4):
+        even = {"even": Schedule.even(200, steps)}
+        again = paths.compare(even, n=5, progress=False)
+    assert calls.count(paths.teacher) == 1
+    other = paths.compare(even, n=5, seed=9, progress=False)
+    assert calls.count(paths.teacher) == 2
+    assert (other.distances["even"] != again.distances["even"]).all()
 
 
 def test_comparison_is_of_held_out_noises(paths):

@@ -10,11 +10,13 @@ import dpdiff
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
 from dpdiff.schedule import Schedule
-from dpdiff.trajectory.residuals import Residuals
+from dpdiff.trajectory.residuals import Residuals, _growth
 from dpdiff.trajectory.variance_loss import VarianceLoss
 
 NOISE = NoiseSchedule.linear(1000)
 VARIANCES = np.array([0.04, 0.25, 0.64])
+RULES = ["small", "large", "learned_range", "optimal"]
+V = 0.3  # of a learned variance: between the small one, at 0, and the large one, at 1
 
 
 def residual(t):
@@ -26,8 +28,10 @@ def residual(t):
 def exact_loss(nodes, rule):
     errors = residual(nodes)
     errors[0] = 0
-    result = Residuals(VARIANCES, errors.T, errors.mean(1), None)
-    model = gaussian_model(NOISE, VARIANCES)
+    model, growth = gaussian_model(NOISE, VARIANCES), None
+    if rule == "learned_range":
+        growth = np.array([np.ones(24), *(_growth(model, t, np.array([V])) for t in nodes[1:])])
+    result = Residuals(VARIANCES, errors.T, errors.mean(1), growth)
     return VarianceLoss(model, nodes, np.ones(3, int), result, rule)
 
 
@@ -41,14 +45,15 @@ def sampled_variances(schedule, rule):
             return shrink**2 * variance
         fresh = g[t] ** 2 - (f[t] / f[s]) ** 2 * g[s] ** 2
         small, signal = g[s] ** 2 * fresh / g[t] ** 2, f[s] * fresh / g[t] ** 2
-        extra = {"small": small, "large": fresh}.get(rule)
+        between = small * (g[t] ** 2 / g[s] ** 2) ** V
+        extra = {"small": small, "large": fresh, "learned_range": between}.get(rule)
         if rule == "optimal":
             extra = small + signal**2 * residual(np.array([t])).mean()
         factor = signal * shrink + (f[t] / f[s]) * g[s] ** 2 / g[t] ** 2
         variance = factor**2 * variance + extra
 
 
-@pytest.mark.parametrize("rule", ["small", "large", "optimal"])
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("inner", [[], [400], [20, 200, 500], list(range(10, 1000, 10))])
 def test_losses_add_up_to_what_samples_lack(rule, inner):
     nodes = np.r_[0, np.arange(10, 1001, 10)]
@@ -61,7 +66,7 @@ def test_losses_add_up_to_what_samples_lack(rule, inner):
         np.testing.assert_allclose(loss.distance(schedule), distance, rtol=1e-9)
 
 
-@pytest.mark.parametrize("rule", ["small", "large", "optimal"])
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("steps", [2, 3, 4])
 def test_best_is_that_of_brute_force(rule, steps):
     nodes = np.r_[0, 2, 10, 30, 60, 100, 150, 220, 300, 400, 520, 680, 1000]
@@ -112,8 +117,6 @@ def test_learned_variance_between_its_ends(toy):
     nodes = np.r_[0, np.arange(100, 4001, 100)]
     errors = np.linspace(0, 0.2, 41)[None]
     for v, rule in ((0.0, "small"), (1.0, "large")):
-        from dpdiff.trajectory.residuals import _growth
-
         growth = np.array([np.ones(24), *(_growth(toy, t, np.array([v])) for t in nodes[1:])])
         result = Residuals(np.array([0.3]), errors, errors[0], growth)
         learned, fixed = (
@@ -124,7 +127,7 @@ def test_learned_variance_between_its_ends(toy):
 
 def test_every_rule_on_a_network(toy):
     paths = dpdiff.trajectories(toy, n=4, nodes=16, progress=False)
-    for rule in ("small", "large", "learned_range", "optimal"):
+    for rule in RULES:
         result = paths.variance_loss(n=6, rule=rule, progress=False).best(4)
         assert result.schedule.steps == 4
         assert 0 <= result.bound <= result.distance * (1 + 1e-9)

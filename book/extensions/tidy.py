@@ -24,9 +24,7 @@ def tidy(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree
             context["body"] = context["body"].replace(found, mended)
 
 
-def launch(
-    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any
-) -> None:
+def launch(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     """Let the buttons that open a lesson elsewhere open the reader's notebook of it."""
     for group in context.get("header_buttons", []):
         if group.get("label") == "launch-buttons":

@@ -8,18 +8,18 @@
     small: "decoder_fixed", large: "decoder_fixed", optimal: "decoder_optimal", learned_range: "decoder_learned_range",
   };
 
-  /** log g² and log SNR on the grid 0 … T, from β_1 … β_T. */
-  function noiseOf(betas) {
-    const logG2 = new Float64Array(betas.length + 1), logSnr = logG2.slice();
+  /** T, log g² and log SNR on the grid 0 … T, from β_1 … β_T or from log f² and log g² of any other process. */
+  function noiseOf({ betas, log_f2, log_g2 }) {
+    const T = (betas ?? log_g2).length, logG2 = new Float64Array(T + 1), logSnr = logG2.slice();
     let logF2 = 0;
     logG2[0] = -Infinity;
     logSnr[0] = Infinity;
-    for (let t = 1; t <= betas.length; t++) {
-      logF2 += Math.log1p(-betas[t - 1]);
-      logG2[t] = Math.log(-Math.expm1(logF2));
+    for (let t = 1; t <= T; t++) {
+      logF2 = betas ? logF2 + Math.log1p(-betas[t - 1]) : log_f2[t - 1];
+      logG2[t] = betas ? Math.log(-Math.expm1(logF2)) : log_g2[t - 1];
       logSnr[t] = logF2 - logG2[t];
     }
-    return { logG2, logSnr };
+    return { T, logG2, logSnr };
   }
 
   /** Values at Chebyshev's nodes, `count` of them a row, turned into coefficients. */
@@ -48,12 +48,11 @@
   }
 
   class Costs {
-    /** `about`: shape, variance, provenance. `arrays`: betas, mse and the rest, as typed arrays of one number a timestep. */
+    /** `about`: shape, variance, provenance. `arrays`: the noise schedule's, mse and the rest, as typed arrays of one number a timestep. */
     constructor(about, arrays) {
-      Object.assign(this, noiseOf(arrays.betas));
+      Object.assign(this, noiseOf(arrays));
       this.about = about;
       this.arrays = arrays;
-      this.T = arrays.betas.length;
       this.dims = about.shape.reduce((a, b) => a * b, 1);
       this.prior = arrays.prior ? Number(arrays.prior[0]) : 0;
       this.variances = Object.keys(DECODERS).filter((rule) =>

@@ -2,7 +2,8 @@
 ((explorer) => {
   "use strict";
 
-  const ARRAYS = ["betas", "mse", "decoder_fixed", "decoder_optimal", "decoder_learned_range", "penalty", "error", "prior"];
+  const GRID = ["betas", "log_f2", "log_g2"]; // a noise schedule is the first, or the other two
+  const ARRAYS = [...GRID, "mse", "decoder_fixed", "decoder_optimal", "decoder_learned_range", "penalty", "error", "prior"];
 
   async function inflate(bytes) {
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
@@ -63,15 +64,18 @@
   function check(about, arrays) {
     if (about.format !== "dpdiff-costs" || ![1, 2].includes(about.version))
       throw new Error(`it is ${about.format} version ${about.version}; this page reads dpdiff-costs version 1 and 2`);
-    for (const name of ["betas", "mse"]) if (!arrays[name]) throw new Error(`it has no "${name}"`);
+    for (const name of [...(arrays.log_f2 ? ["log_g2"] : ["betas"]), "mse"])
+      if (!arrays[name]) throw new Error(`it has no "${name}"`);
     if (!Array.isArray(about.shape)) throw new Error('it has no "shape", such as [3, 32, 32]');
-    const T = arrays.betas.length;
-    if (T < 2 || !arrays.betas.every((beta) => beta > 0 && beta <= 1)) throw new Error("its betas are not all in (0, 1]");
+    const { betas, log_f2, log_g2 } = arrays, T = (betas ?? log_g2).length;
+    if (T < 2 || betas?.some((beta) => !(beta > 0 && beta <= 1))) throw new Error("its betas are not all in (0, 1]");
+    if (log_f2 && (log_f2.length !== T || [...log_f2, ...log_g2].some(Number.isNaN)))
+      throw new Error("its noise schedule holds lengths or numbers that do not fit");
     for (const [name, values] of Object.entries(arrays)) {
-      if (name === "betas" || name === "prior") continue;
+      if (GRID.includes(name) || name === "prior") continue;
       const learned = name === "penalty" || name === "error";
       if (learned ? values.length % (T + 1) : values.length !== T + 1)
-        throw new Error(`"${name}" holds ${values.length} numbers; with ${T} betas there should be ${T + 1}, for t = 0 … ${T}`);
+        throw new Error(`"${name}" holds ${values.length} numbers; with T = ${T} there should be ${T + 1}, for t = 0 … ${T}`);
       const wrong = values.findIndex((value) => !Number.isFinite(value));
       if (wrong >= (learned ? (2 * values.length) / (T + 1) : 1)) throw new Error(`"${name}" holds ${values[wrong]}`);
     }

@@ -22,12 +22,12 @@
     return found;
   }
 
-  /** New costs from the averaged statistics; t = 0, the betas and the prior stay as they are. */
+  /** New costs from the averaged statistics; t = 0, the noise schedule and the prior stay as they are. */
   function smoothed(costs, width = 0.2) {
     const x = costs.logSnr.slice(1).map((v, i) => 1e-9 * i - Math.max(v, Math.log(1e-12)));
     const near = neighbourhoods(x, width), arrays = { ...costs.arrays };
     for (const [name, values] of Object.entries(arrays)) {
-      if (name === "betas" || name === "prior") continue;
+      if (values.length % (costs.T + 1)) continue; // the noise schedule and the prior
       const columns = values.length / (costs.T + 1), smooth = values.slice();
       near.forEach(([from, weights], i) => {
         for (let c = 0; c < columns; c++) {

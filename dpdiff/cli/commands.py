@@ -12,6 +12,7 @@ import dpdiff
 from dpdiff.cli import checks, choosing
 from dpdiff.cli.finished import command_digest, finished_costs
 from dpdiff.cli.report import report, report_rounding
+from dpdiff.cli.samples import optimize_for_samples
 from dpdiff.errors import InputError
 from dpdiff.runtime import checkpoints
 from dpdiff.runtime.workers import device, join
@@ -26,6 +27,8 @@ REGRET = 0.01  # bits/dim that `optimize` measures down to unless it is given an
 
 def optimize(options: argparse.Namespace) -> None:
     """Measure, solve, write the schedules, print the table."""
+    if options.aim == "samples":
+        return optimize_for_samples(options)
     folder = checks.output_folder(options.out, what="--out")
     out = folder / "costs.npz"
     if out.exists() and not out.is_file():
@@ -125,7 +128,7 @@ def sample(options: argparse.Namespace) -> None:
         schedule,
         n=options.n,
         seed=options.seed,
-        sampler=options.sampler,
+        sampler=options.sampler or schedule.provenance.get("sampler", "ancestral"),
         eta=options.eta,
         batch_size=options.batch_size,
         workers=join(),

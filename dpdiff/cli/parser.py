@@ -37,7 +37,7 @@ class OneLine(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     parser = OneLine(
         prog="dpdiff",
-        description="Find the few-step schedule of a diffusion model that is best in likelihood.",
+        description="Find the best few steps of a diffusion model, for likelihood or for samples.",
         epilog="Steps are network calls. Costs are kept in nats and shown in bits/dim: nats per "
         "example, divided by its number of dimensions and by log 2.",
     )
@@ -46,6 +46,14 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
 
     command = _command(commands, "optimize", run.optimize, "the whole job: measure, solve, report")
+    command.add_argument(
+        "--for",
+        dest="aim",
+        choices=("likelihood", "samples"),
+        default="likelihood",
+        help="what the schedules are for: the bound on the likelihood, or samples that few DDIM "
+        "steps draw much as many would (needs no data)",
+    )
     _add_model(command)
     _add_data(command, "validation")
     _add_measuring(command)
@@ -68,7 +76,11 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--schedule", default="dp:32", help=spelling)
     _add_costs(command)
     command.add_argument("--n", type=whole(1), default=64, help="number of samples")
-    command.add_argument("--sampler", choices=("ancestral", "ddim"), default="ancestral")
+    command.add_argument(
+        "--sampler",
+        choices=("ancestral", "ddim"),
+        help="if not given, the one a schedule file was made for, or ancestral",
+    )
     command.add_argument("--eta", type=real(0, 1), default=0.0, help="of ddim, in [0, 1]")
     command.add_argument("--out", default="samples.png", help="picture to write")
 
@@ -89,7 +101,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     command = _command(commands, "train", run.train, "train a model by a recipe; restartable")
     command.add_argument(
-        "recipe", help="name of the recipe: digits, fashion, fashion-linear or cifar10"
+        "recipe",
+        help="name of the recipe: digits, fashion, fashion-linear, fashion-longer or cifar10",
     )
     command.add_argument("--data", help="images to train on; only digits has its own")
     command.add_argument("--device", help="torch device; if not given, a GPU if there is one")
@@ -176,8 +189,8 @@ def _add_budgets(command: argparse.ArgumentParser) -> None:
         "--steps",
         type=whole(1),
         nargs="+",
-        help=f"budgets to write and print; if not given, {' '.join(map(str, run.BUDGETS))}, as far "
-        "as the model has so many steps",
+        help=f"budgets to write and print; if not given, {' '.join(map(str, run.BUDGETS))} "
+        "(--for samples: 4 8 16), as far as the model has so many steps",
     )
     command.add_argument("--out", default="schedules", help="folder for the results")
     command.add_argument(

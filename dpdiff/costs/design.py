@@ -126,7 +126,7 @@ def axis(noise: NoiseSchedule) -> np.ndarray:
 
     Examples
     --------
-    >>> axis(NoiseSchedule([0.5, 1.0])).round(3)
+    >>> axis(NoiseSchedule.from_betas([0.5, 1.0])).round(3)
     array([  0.   , -27.631])
     """
     log_snr = np.maximum(noise.log_snr[1:], np.log(FEWEST_SNR))

@@ -8,14 +8,18 @@ from typing import Any
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
+from scipy.special import fdtri
 
 from dpdiff.costs import chebyshev
 from dpdiff.costs.design import axis
-from dpdiff.costs.smoothing import WIDTHS, chosen_width, smoother
+from dpdiff.costs.smoothing import chosen_width, smoother
 from dpdiff.noise import NoiseSchedule
 
 Statistics = dict[str, np.ndarray]
 ROUGH = 0.08  # a network whose log m(t) leaps by more than this between timesteps
+WIDTHS, DEGREE = (0.8, 1.6, 3.2, 6.4), 3  # cubics: over such widths, lines would cut the bends
+POOLED = 0.8
+CHANCE = 1e-5  # of calling a smooth network rough, in each window of timesteps
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +100,8 @@ class Sample:
         """Leaps of log m(t) from timestep to timestep that the noise does not explain.
 
         The root of the mean squared residual less its variance, in units of log m, over the
-        third of the timesteps where it is largest; 0 if that is within four standard errors of
-        nothing.
+        third of the timesteps where it is largest; 0 where the ratio of the two is what an F
+        distribution leaves to chance.
         """
         count = len(self.points) // 3
         if count < 4:
@@ -105,10 +109,10 @@ class Sample:
         # Not the two ends: the grid itself leaps there, and the curve is no line over them.
         residual, variance = (values[2:-2] for values in self.residuals)
         window = np.full(count, 1 / count)
-        excess = np.convolve(residual**2 - variance, window, "valid")
-        # Neighbouring residuals share two of their three timesteps, which doubles the variance.
-        doubt = np.sqrt(np.convolve(4 * variance**2, window, "valid") / count)
-        return float(np.sqrt(np.max(np.where(excess > 4 * doubt, excess, 0)) / 1.5))
+        seen, known = (np.convolve(y, window, "valid") for y in (residual**2, variance))
+        # Neighbouring residuals share two of their three timesteps: half as many are independent.
+        limit = fdtri(count / 2, self.images - 1, 1 - CHANCE)
+        return float(np.sqrt(np.max(np.where(seen > limit * known, seen - known, 0)) / 1.5))
 
     @cached_property
     def width(self) -> float:
@@ -118,13 +122,14 @@ class Sample:
         x, (_, variance) = self.points, self.residuals
         left = (x[1:-1] - x[2:]) / (x[:-2] - x[2:])
         single = np.pad(variance / (1 + left**2 + (1 - left) ** 2), 1, mode="edge")
-        pooled = smoother(x, WIDTHS[-1], lines=False) @ single
-        return chosen_width(x, np.log(np.maximum(self.means()["mse"], 1e-300)), pooled)
+        pooled = smoother(x, POOLED, 0) @ single
+        y = np.log(np.maximum(self.means()["mse"], 1e-300))
+        return chosen_width(x, y, pooled, WIDTHS, DEGREE)
 
     @cached_property
     def matrix(self) -> Any:
         """The smoother of that width, shape (G, G)."""
-        return smoother(self.points, self.width)
+        return smoother(self.points, self.width, DEGREE)
 
     def statistics(
         self,
@@ -141,37 +146,47 @@ class Sample:
         Parameters
         ----------
         weights : ndarray, shape (n,), optional
-            How much every image counts; all the same by default.
+            How much every image counts in a draw; all the same by default. A draw is the fit
+            moved by what the weights change, smoothed less: see :class:`_Along`.
         spread : bool
             Whether to give the variances over single images too.
         only : ndarray of int, optional
             The timesteps of interest; others are left at zero.
         """
-        means, along = self.means(weights), _Along(self, only)
-        fits = {name: self._fitted(along, name, array) for name, array in means.items()}
+        along, means = _Along(self, only), self.means()
+        moved = means if weights is None else self.means(weights)
+        fits = {name: self._fitted(along, name, y, moved[name]) for name, y in means.items()}
         if not spread:
             return fits
         for name, values in self.values.items():
-            fits[f"{name}_var"] = along.positive(values.var(1, dtype=np.float64), smooth=False)
+            fits[f"{name}_var"] = along.positive(_log(values.var(1, dtype=np.float64)))
         if "penalty" in means:
             both = np.einsum("gij,gij->gj", *(self.values[k] for k in ("penalty", "error")))
             both = both / self.images - means["penalty"] * means["error"]
-            fits["penalty_error_cov"] = along.plain(both, smooth=False)
+            fits["penalty_error_cov"] = along(both)
         return {
             k: v.astype(np.float32) if v.ndim > 1 and k.endswith(("_var", "_cov")) else v
             for k, v in fits.items()
         }
 
-    def _fitted(self, along: _Along, name: str, means: np.ndarray) -> np.ndarray:
+    def _fitted(self, along: _Along, name: str, means: np.ndarray, moved: np.ndarray) -> np.ndarray:
         if name in ("mse", "error"):
-            return along.positive(means)
+            return along.positive(along.smooth(_log(means), _log(moved)))
         if name == "penalty":
             whole = penalty_of_one(self.noise, means.shape[1])
-            some = whole[self.timesteps]
-            ratio = np.divide(means, some, out=np.zeros_like(means), where=some > 0)
-            ratio[0] = ratio[min(1, len(ratio) - 1)]  # no jump begins at t = 1: its penalty is 0
-            return along.plain(ratio) * whole
-        return along.plain(means)
+            ratios = (self._ratio(y, whole) for y in (means, moved))
+            return along(along.smooth(*ratios)) * whole
+        return along(along.smooth(means, moved))
+
+    def _ratio(self, penalty: np.ndarray, whole: np.ndarray) -> np.ndarray:
+        some = whole[self.timesteps]
+        ratio = np.divide(penalty, some, out=np.zeros_like(penalty), where=some > 0)
+        ratio[0] = ratio[min(1, len(ratio) - 1)]  # no jump begins at t = 1: its penalty is 0
+        return ratio
+
+
+def _log(y: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(y, 1e-300))
 
 
 def penalty_of_one(noise: NoiseSchedule, nodes: int) -> np.ndarray:
@@ -182,7 +197,12 @@ def penalty_of_one(noise: NoiseSchedule, nodes: int) -> np.ndarray:
 
 
 class _Along:
-    """Smooth, then interpolate, along log SNR; monotone between timesteps, rows 0 … T."""
+    """Smooth, then interpolate, along log SNR; monotone between timesteps, rows 0 … T.
+
+    What a draw adds to the fit ``S y`` is smoothed by ``2S - S²`` only, which is nearly the root of
+    S: so the spread of draws is not that of repeated fits, but holds the fit's bias too, on
+    average over the timesteps (Wahba 1983, Nychka 1988).
+    """
 
     def __init__(self, sample: Sample, only: np.ndarray | None) -> None:
         noise = sample.noise
@@ -190,15 +210,19 @@ class _Along:
         self.rows, self.matrix = noise.T + 1, sample.matrix
         self.asked, self.at = -axis(noise)[self.only - 1], -sample.points
 
-    def plain(self, y: np.ndarray, *, smooth: bool = True) -> np.ndarray:
-        """Values of any sign."""
-        y = self.matrix @ y if smooth else y
+    def __call__(self, y: np.ndarray) -> np.ndarray:
+        """Values at the measured timesteps, interpolated."""
         fit = np.zeros((self.rows, *y.shape[1:]))
         fit[self.only] = PchipInterpolator(self.at, y)(self.asked) if len(y) > 1 else y
         return fit
 
-    def positive(self, y: np.ndarray, *, smooth: bool = True) -> np.ndarray:
-        """Values that are not negative, in the logarithm."""
-        fit = self.plain(np.log(np.maximum(y, 1e-300)), smooth=smooth)
+    def positive(self, log_y: np.ndarray) -> np.ndarray:
+        """From the logarithms of values that are not negative, those values."""
+        fit = self(log_y)
         fit[self.only] = np.exp(fit[self.only])
         return fit
+
+    def smooth(self, y: np.ndarray, moved: np.ndarray) -> np.ndarray:
+        """The fit at the measured timesteps, and what a draw adds to it."""
+        added = moved - y
+        return self.matrix @ (y + 2 * added - self.matrix @ added)

@@ -115,6 +115,7 @@ def measure(
     >>> costs.table().shape
     (9, 9)
     """
+    noising.check_likelihood(denoiser)
     images = data.check(images, denoiser.shape, denoiser.levels)
     random_streams.check_seed(seed)
     amounts = {"calls": calls, "per_step": per_step}

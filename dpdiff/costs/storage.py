@@ -19,6 +19,7 @@ VERSION = 2
 NODE_FUNCTIONS = ("penalty", "error")
 NODE_SPREAD = ("penalty_var", "error_var", "penalty_error_cov")
 MOST_NODES = 512
+GRID = ("betas", "log_f2", "log_g2", "time_inputs", "scales")  # the noise schedule's arrays
 # What a measurement says of itself, and in which words.
 PROVENANCE: dict[str, type] = {
     **dict.fromkeys(("model", "precision", "dpdiff", "name", "data", "split", "command"), str),
@@ -43,7 +44,7 @@ def write(
         "noise_schedule": noise.fingerprint,
         "provenance": provenance,
     }
-    arrays = {"betas": noise.betas, **{k: np.asarray(v) for k, v in statistics.items()}}
+    arrays = noise.arrays() | {k: np.asarray(v) for k, v in statistics.items()}
     try:
         _check(about, dict(arrays))
     except InputError as error:
@@ -65,7 +66,7 @@ def read(path: str | Path) -> tuple[NoiseSchedule, tuple[int, ...], str, dict, d
         noise = _check(about, arrays)
     except InputError as error:
         raise InputError(f"{path} holds no costs: {error}") from error
-    del arrays["betas"]
+    arrays = {name: array for name, array in arrays.items() if name not in GRID}
     return noise, tuple(about["shape"]), about["variance"], arrays, about["provenance"]
 
 
@@ -77,18 +78,32 @@ def _check(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> NoiseSchedul
     if not (isinstance(shape, list) and shape and all(_is_count(n) for n in shape)):
         raise InputError(f"one example has the shape {shape}")
     _check_provenance(about["provenance"])
-    if "betas" not in arrays or arrays["betas"].dtype != np.float64:
-        raise InputError("it has no noise schedule, betas of float64")
-    noise = NoiseSchedule(arrays["betas"])
+    noise = _noise(arrays)
     if about["noise_schedule"] != noise.fingerprint:
-        raise InputError("its betas do not fit their fingerprint")
+        raise InputError("its noise schedule does not fit its fingerprint")
     sample = {k: v for k, v in arrays.items() if k.startswith("sample_")}
-    kept = {k: v for k, v in arrays.items() if k != "betas" and k not in sample}
+    kept = {k: v for k, v in arrays.items() if k not in GRID and k not in sample}
     _check_statistics(kept, noise.T)
     if sample:
         _check_sample(sample, kept, noise.T)
     _check_variance(about["variance"], arrays)
     return noise
+
+
+def _noise(arrays: dict[str, np.ndarray]) -> NoiseSchedule:
+    held = arrays.keys() & set(GRID)
+    if held not in ({"betas"}, {*GRID} - {"betas"}):
+        raise InputError(f"it has no noise schedule: {' or '.join(GRID)}")
+    for name in held:
+        array = arrays[name]
+        whole = name == "time_inputs" and array.dtype == np.int64
+        if array.ndim != 1 or not (whole or array.dtype == np.float64):
+            raise InputError(f"{name} is {array.dtype} of shape {array.shape}")
+        if not whole and np.isnan(array).any():
+            raise InputError(f"{name} is not a number somewhere")
+    if len(arrays.get("scales", "12")) != 2 or len({len(arrays[n]) for n in held - {"scales"}}) > 1:
+        raise InputError("the lengths of its noise schedule's parts differ")
+    return NoiseSchedule.from_arrays(arrays)
 
 
 def _check_provenance(provenance: Any) -> None:

@@ -195,7 +195,7 @@ class _Found:
             self.schedule,
             Estimate(float(self.unit(nats)), float(np.std(self.costs, ddof=1)) / size),
             float(np.mean(self.regrets)) / size,
-            float(np.quantile(self.regrets, SURE)) / size,
+            float(np.quantile(self.regrets, SURE, method="weibull")) / size,
             low,
             high,
             gaps,

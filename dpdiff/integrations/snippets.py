@@ -11,13 +11,11 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from dpdiff.errors import InputError
+from dpdiff.integrations.takers import TIMESTEPS
 
 if TYPE_CHECKING:
     from dpdiff.denoiser import Denoiser
     from dpdiff.schedule import Schedule
-
-# The schedulers of diffusers with set_timesteps(timesteps=…).
-TAKERS = "DDPM, DPMSolverMultistep, DPMSolverSinglestep, HeunDiscrete, LCM, TCD, EulerDiscrete"
 
 
 def snippet(form: str, schedule: Schedule, denoiser: Denoiser | None = None) -> str:
@@ -58,17 +56,22 @@ def _listing(name: str, values: list[float]) -> str:
     return f"{name} = [\n    " + text.replace("\n", "\n    ") + ",\n]"
 
 
-def _diffusers(schedule: Schedule, _: Denoiser | None) -> str:
+def _diffusers(schedule: Schedule, denoiser: Denoiser | None) -> str:
+    if denoiser is not None and denoiser.noise.betas is None:
+        raise InputError(
+            "only networks that are told an index take timesteps; --to sigmas is for this one"
+        )
     caution = ""
     if schedule.timesteps[1] > 1:
         caution = """
 # The list does not end at 0. There, DDPMScheduler adds noise to the final images unless its
 # variance_type is fixed_small; --to diffusers-scheduler is right under every variance rule."""
+    takers = fill(", ".join(TIMESTEPS), 96).replace("\n", "\n#   ")
     return f"""\
 # 0-based and descending, {schedule.steps} timesteps for {schedule.steps} steps. `pipe` is your \
 DDPMPipeline.
 # set_timesteps(timesteps=...) is known to these schedulers of diffusers:
-#   {TAKERS}.
+#   {takers}.
 # A list assigned to DDIMScheduler.timesteps runs, and is wrong: --to diffusers-scheduler.{caution}
 import torch
 
@@ -90,21 +93,64 @@ def _scheduler(schedule: Schedule, denoiser: Denoiser | None) -> str:
             lists += "\n" + _listing("error", denoiser.error[list(schedule.timesteps[1:])].tolist())
             rule += ", error=error"
     return f"""\
-# `pipe` is your DDPMPipeline. In a DDIMPipeline, UnevenDDIMScheduler takes the same arguments.
+# `pipe` is your pipeline. For DDIM instead of ancestral sampling, UnevenDDIMScheduler takes the
+# same arguments.
 from dpdiff.integrations.diffusers import AncestralScheduler
 
 {lists}
-pipe.scheduler = AncestralScheduler.from_config(
-    pipe.scheduler.config, schedule=schedule{rule}
-)
+pipe.scheduler = AncestralScheduler.from_config(pipe.scheduler, schedule=schedule{rule})
 images = pipe(num_inference_steps={schedule.steps}).images"""
+
+
+def _sigmas(schedule: Schedule, denoiser: Denoiser) -> str:
+    """For the Euler sampler of the model's own family."""
+    if denoiser.predicts == "flow":
+        return _flow(schedule, denoiser)
+    if denoiser.predicts.startswith("edm"):
+        return _edm(schedule, denoiser)
+    if denoiser.noise.betas is None:
+        raise InputError(
+            "no scheduler of diffusers runs such a list for this noise schedule: "
+            "--to diffusers-scheduler does, and --to comfyui prints the bare list"
+        )
+    return _euler(schedule, denoiser)
+
+
+def _flow(schedule: Schedule, denoiser: Denoiser) -> str:
+    return f"""\
+# sigma = g, the flow time, exact: no shift comes after it. {schedule.steps} values for \
+{schedule.steps} steps.
+# `pipe` is your StableDiffusion3Pipeline or FluxPipeline; add the prompt to the last line.
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+{_listing("sigmas", schedule.to_sigmas(denoiser.noise, zero="none"))}
+pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_config(
+    pipe.scheduler.config, shift=1.0, use_dynamic_shifting=False, shift_terminal=None
+)
+run = dict(sigmas=sigmas, num_inference_steps={schedule.steps})  # pipe(prompt, **run).images"""
+
+
+def _edm(schedule: Schedule, denoiser: Denoiser) -> str:
+    return f"""\
+# sigma, decreasing, {schedule.steps} values for {schedule.steps} steps. `pipe` has an \
+EDMEulerScheduler: what that takes
+# as sigmas are places between its sigma_max (0) and sigma_min (1), under sigma_schedule "karras".
+import torch
+
+{_listing("sigmas", schedule.to_sigmas(denoiser.noise, zero="none"))}
+config = pipe.scheduler.config
+assert config.sigma_schedule == "karras"
+low, high = (sigma ** (1 / config.rho) for sigma in (config.sigma_min, config.sigma_max))
+places = (high - torch.tensor(sigmas, dtype=torch.float64) ** (1 / config.rho)) / (high - low)
+pipe.scheduler.set_timesteps(sigmas=places)  # then loop by hand, or pipe(prompt, sigmas=places)"""
 
 
 def _euler(schedule: Schedule, denoiser: Denoiser) -> str:
     return f"""\
 # sigma = g/f, decreasing, {schedule.steps + 1} values for {schedule.steps} steps: the last is 0. \
 `pipe` is your DDPMPipeline.
-# A learned variance plays no part: its channels are cut off.
+# A learned variance plays no part: its channels are cut off. A StableDiffusionPipeline, or XL,
+# needs no loop: with this scheduler in it, pipe(prompt, sigmas=sigmas).
 import torch
 from diffusers import EulerDiscreteScheduler
 
@@ -145,10 +191,11 @@ with torch.no_grad():
 
 
 def _comfyui(schedule: Schedule, denoiser: Denoiser) -> str:
+    kind = "g, the flow time" if denoiser.predicts == "flow" else "g/f"
     # The node reads plain decimals; an exponent would become a number of its own.
     numbers = ", ".join(f"{sigma:.8f}" for sigma in schedule.to_sigmas(denoiser.noise))
     return f"""\
-# sigma = g/f, decreasing, {schedule.steps + 1} values for {schedule.steps} steps: the last is 0.
+# sigma = {kind}, decreasing, {schedule.steps + 1} values for {schedule.steps} steps: the last is 0.
 # Paste the text into a ManualSigmas node and connect that to the sigmas of SamplerCustom. A node
 # of your own returns the tensor.
 import torch
@@ -171,7 +218,7 @@ model, diffusion = script_util.create_model_and_diffusion(**flags)"""
 FORMATS: dict[str, Callable[[Schedule, Denoiser | None], str]] = {
     "diffusers": _diffusers,
     "diffusers-scheduler": _scheduler,
-    "sigmas": _euler,
+    "sigmas": _sigmas,
     "k-diffusion": _k_diffusion,
     "comfyui": _comfyui,
     "improved-diffusion": _improved,

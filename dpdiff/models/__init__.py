@@ -1,4 +1,4 @@
-"""Models on disk and on the hub: diffusers folders, the bundled ones among them."""
+"""Models on disk, on the hub and in memory: those of diffusers, the bundled ones among them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from dpdiff.costs.costs import Costs
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.models import folders, weights
+from dpdiff.models.conditions import conditions_of
+from dpdiff.models.reading import from_folder, from_pipeline
 from dpdiff.models.vocabulary import PREDICTION_TYPES, VARIANCE_TYPES, their_word
 from dpdiff.runtime import documents
 from dpdiff.runtime.files import replacing
@@ -22,6 +24,7 @@ from dpdiff.runtime.files import replacing
 BUNDLED = ("digits", "fashion", "fashion-linear")
 HOME = Path(__file__).parent
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+UNUSED = ["text_encoder*/*", "tokenizer*/*", "safety_checker/*", "*.fp16.safetensors"]
 PICKLES = (".pth", ".ckpt", ".bin", ".pkl")
 
 
@@ -30,6 +33,7 @@ def load(
     *,
     flags: Mapping[str, Any] | str | Path | None = None,
     device: str | torch.device | None = None,
+    **conditions: Any,
 ) -> Denoiser:
     """Load a denoiser.
 
@@ -37,11 +41,12 @@ def load(
     ----------
     model : str, Path or pipeline
         ``"digits"`` or ``"fashion"``, the bundled models; or a diffusers folder, either a
-        pipeline with ``unet/`` and ``scheduler/``, or a ``UNet2DModel`` with
-        ``scheduler_config.json`` beside its config; or the id of such a folder on the Hugging
-        Face hub, ``"owner/name"``, of which only configs and safetensors are fetched; or a
-        ``.pt`` checkpoint of improved-diffusion or guided-diffusion, with its flags; or a
-        pipeline of diffusers in memory, whose ``unet`` and ``scheduler`` are used.
+        pipeline, or a ``UNet2DModel`` with ``scheduler_config.json`` beside its config; or the id
+        of such a folder on the Hugging Face hub, ``"owner/name"``, of which only configs and
+        safetensors are fetched, and none of text encoders; or a ``.pt`` checkpoint of
+        improved-diffusion or guided-diffusion, with its flags; or a pipeline of diffusers in
+        memory. Pipelines are those of DDPM, DDIM and ScoreSdeVe, LDM, DiT, Stable Diffusion,
+        its XL and 3, and Flux.
     flags : mapping, str or Path, optional
         What a ``.pt`` checkpoint was trained with: a mapping, a JSON file, a flag string as in
         ``"--image_size 64 --num_channels 128 …"``, or a preset for a published model:
@@ -49,18 +54,24 @@ def load(
         ``lsun_bedroom``.
     device : str or torch.device, optional
         Where the weights go; by default the CPU, and where it is for a pipeline in memory.
+    **conditions
+        What a conditional model is asked for: see :class:`dpdiff.models.conditions.Conditions`.
+        One class, one text and one guidance scale are one model, with schedules of its own.
 
     Returns
     -------
     Denoiser
-        In float32. A pipeline's own network is used if it is so already, else a copy. Betas,
-        prediction type, variance type and ``clip_sample`` are the scheduler's; the data's levels
-        are 256 unless ``dpdiff.json`` in the folder says more.
+        Of images, in float32: a pipeline's own network is used if it is so already, else a copy.
+        Noise schedule, prediction type, variance type and ``clip_sample`` are the scheduler's;
+        the data's levels are 256 unless ``dpdiff.json`` in the folder says more. Or of latents,
+        which are continuous, in the network's own dtype: :func:`dpdiff.latents` makes them of
+        images. One with guidance is for samples; its likelihood is refused.
 
     Raises
     ------
     InputError
-        If there is no such model, or the folder describes one that cannot be a denoiser here.
+        If there is no such model, the folder describes one that cannot be a denoiser here, or
+        conditions are missing or are not for it.
 
     Examples
     --------
@@ -68,64 +79,17 @@ def load(
     >>> denoiser.shape, denoiser.levels, denoiser.noise.T
     ((1, 8, 8), 17, 4000)
     """
-    if hasattr(model, "unet") and hasattr(model, "scheduler"):
-        return _from_pipeline(model, device)
+    given = conditions_of(conditions)
     if not isinstance(model, str | Path):
-        raise InputError(f"a model is a name, a path or a pipeline; got a {type(model).__name__}")
+        return from_pipeline(model, given, device)
     if Path(model).suffix == ".pt":
         from dpdiff.models.improved_diffusion import load_checkpoint
 
+        given.check((), model)
         return load_checkpoint(model, flags, device=device or "cpu")
     if flags is not None:
         raise InputError(f"flags describe .pt checkpoints; the model {str(model)!r} is none")
-    folder = _folder(model)
-    unet, scheduler = folders.layout(folder)
-    extra = folders.read_extra(folder)
-    config = documents.read(scheduler / folders.SCHEDULER)
-    reading = folders.read_scheduler(config, folder)
-    network = weights.read_network(unet).to(device or "cpu")
-    return _denoiser(network, reading, folder, extra.get("levels", 256))
-
-
-def _from_pipeline(pipeline: Any, device: str | torch.device | None) -> Denoiser:
-    from diffusers import UNet2DModel
-
-    source, network = type(pipeline).__name__, pipeline.unet
-    folders.refuse_parts(set(getattr(pipeline, "components", ())), source)
-    if not isinstance(network, UNet2DModel):
-        raise InputError(
-            f"the unet of the {source} is a {type(network).__name__}; only UNet2DModel is read: "
-            "wrap any other network in dpdiff.Denoiser"
-        )
-    weights.refuse_conditional(network.config, source)
-    scheduler = pipeline.scheduler
-    config = dict(scheduler.config) | {"_class_name": type(scheduler).__name__}
-    reading = folders.read_scheduler(config, source)
-    kinds = {weight.dtype for weight in network.parameters()}
-    if kinds != {torch.float32} or device is not None:
-        network = copy.deepcopy(network).to(device=device, dtype=torch.float32)
-    return _denoiser(network, reading, source, 256)
-
-
-def _denoiser(
-    network: torch.nn.Module, reading: folders.Reading, source: Any, levels: int | None
-) -> Denoiser:
-    shape = weights.image_shape(network.config, source)
-    outputs = shape[0] * (2 if reading.variance == "learned_range" else 1)
-    if network.config.out_channels != outputs:
-        raise InputError(
-            f"{source}: with the variance {reading.variance} the network gives {outputs} channels "
-            f"for {shape[0]}; its config says {network.config.out_channels}"
-        )
-    return Denoiser(
-        network,
-        reading.noise,
-        predicts=reading.predicts,
-        variance=reading.variance,
-        shape=shape,
-        levels=levels,
-        clip=reading.clip,
-    )
+    return from_folder(_folder(model), given, device)
 
 
 def load_costs(model: str | Path) -> Costs:
@@ -171,6 +135,8 @@ def save(denoiser: Denoiser, folder: str | Path, **about: Any) -> None:
     """
     from diffusers import DDPMPipeline, DDPMScheduler
 
+    if denoiser.noise.betas is None:
+        raise InputError("only models whose noise schedule is made of betas are saved as folders")
     rule = "learned_range" if denoiser.outputs_variance else denoiser.variance
     scheduler = DDPMScheduler(
         num_train_timesteps=denoiser.noise.T,
@@ -215,7 +181,11 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+        return Path(
+            snapshot_download(
+                name, allow_patterns=["*.json", "*.safetensors"], ignore_patterns=UNUSED
+            )
+        )
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         raise InputError(
             f"{name!r} is no folder here, and cannot be fetched from the Hugging Face hub: {error}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -40,29 +41,54 @@ class Conditioned(torch.nn.Module):
     def __init__(self, network: torch.nn.Module, **conditions: Any) -> None:
         super().__init__()
         self.network = network
-        self.conditions = {
-            name: torch.as_tensor(value) if _is_condition(value) else value
-            for name, value in conditions.items()
-        }
+        self.conditions = held(conditions)
 
     def forward(self, x: Tensor, index: Tensor) -> Any:
         """Call the network with a copy of the conditions for every example of ``x``."""
-        batch = {
-            name: value.to(x.device).expand(len(x), *value.shape)
-            if isinstance(value, Tensor)
-            else value
-            for name, value in self.conditions.items()
-        }
-        return self.network(x, index, **batch)
+        return self.network(x, index, **for_each(self.conditions, x))
 
     @property
     def layout(self) -> str:
         """A digest of the conditions, which the weights do not tell."""
-        digest = hashlib.sha256(getattr(self.network, "layout", "").encode())
-        for name, value in sorted(self.conditions.items()):
-            shown = value.cpu().numpy().tobytes() if isinstance(value, Tensor) else repr(value)
-            digest.update(name.encode() + (shown if isinstance(shown, bytes) else shown.encode()))
-        return digest.hexdigest()
+        return digest_of(getattr(self.network, "layout", ""), self.conditions)
+
+    @property
+    def guided(self) -> bool:
+        """Whether the network within is a guided one."""
+        return getattr(self.network, "guided", False)
+
+
+def held(conditions: Mapping[str, Any]) -> dict[str, Any]:
+    """Conditions, of which tensors and numbers have become tensors."""
+    return {
+        name: torch.as_tensor(value) if _is_condition(value) else value
+        for name, value in conditions.items()
+    }
+
+
+def for_each(conditions: Mapping[str, Any], x: Tensor) -> dict[str, Any]:
+    """Conditions with the batch dimension, the device and, if they are floats, the dtype of x."""
+
+    def copies(value: Tensor) -> Tensor:
+        dtype = x.dtype if value.is_floating_point() else value.dtype
+        return value.to(x.device, dtype).expand(len(x), *value.shape)
+
+    return {
+        name: copies(value) if isinstance(value, Tensor) else value
+        for name, value in conditions.items()
+    }
+
+
+def digest_of(beginning: str, *conditions: Mapping[str, Any]) -> str:
+    """A digest that tells conditions from others."""
+    digest = hashlib.sha256(beginning.encode())
+    for name, value in (pair for part in conditions for pair in sorted(part.items())):
+        shown = value.cpu() if isinstance(value, Tensor) else repr(value).encode()
+        if isinstance(shown, Tensor):
+            wide = shown.double() if shown.is_floating_point() else shown
+            shown = wide.numpy().tobytes()
+        digest.update(name.encode() + shown)
+    return digest.hexdigest()
 
 
 def _is_condition(value: Any) -> bool:

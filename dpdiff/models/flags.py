@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dpdiff.errors import InputError
-from dpdiff.noise import LONGEST
+from dpdiff.noise.configs import LONGEST
 from dpdiff.runtime import documents
 
 # Of the networks published with Improved DDPM: what differs from the defaults of `Flags`.
@@ -260,7 +260,7 @@ def _value(name: str, value: Any, kind: type) -> Any:
             return value if isinstance(value, bool) else WORDS[str(value).lower()]
         if kind is tuple:
             parts = value if isinstance(value, list | tuple) else str(value).split(",")
-            return tuple(int(part) for part in parts if str(part).strip())
+            return tuple(int(str(part)) for part in parts if str(part).strip())
         return kind(str(value))
     except (KeyError, ValueError) as error:
         raise InputError(f"flag {name} takes {KINDS[kind]}, got {value!r}") from error

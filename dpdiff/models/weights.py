@@ -61,8 +61,7 @@ def empty_network(config: dict[str, Any], tensors: int, source: str | Path) -> n
     Raises
     ------
     InputError
-        If the config is not of such a network, is class-conditional, or asks for more layers
-        than there are tensors.
+        If the config is not of such a network, or asks for more layers than there are tensors.
     """
     from diffusers import UNet2DModel
 
@@ -72,7 +71,6 @@ def empty_network(config: dict[str, Any], tensors: int, source: str | Path) -> n
     unknown = settings.keys() - inspect.signature(UNet2DModel).parameters.keys()
     if unknown:
         raise InputError(f"{source} has settings that are not known: {', '.join(sorted(unknown))}")
-    refuse_conditional(settings, source)
     _check_sizes(settings, tensors, source)
     try:
         with torch.device("meta"):
@@ -81,14 +79,19 @@ def empty_network(config: dict[str, Any], tensors: int, source: str | Path) -> n
         raise InputError(f"{source} describes no network: {error}") from error
 
 
-def refuse_conditional(config: Any, source: Any) -> None:
-    """Refuse a network that is called with a class label, and say how it can be used."""
-    if config.get("class_embed_type") is None and config.get("num_class_embeds") is None:
-        return
+def classes(config: Any, source: Any) -> int:
+    """How many classes a network is conditioned on; 0 if on none.
+
+    Raises
+    ------
+    InputError
+        If it is conditioned on anything else.
+    """
+    if config.get("class_embed_type") is None:
+        return config.get("num_class_embeds") or 0
     raise InputError(
-        f"{source} is class-conditional, and a schedule is best for one class: load the network "
-        "with diffusers, UNet2DModel.from_pretrained(folder), hold the label fixed, "
-        "dpdiff.Conditioned(network, class_labels=3), and wrap that in dpdiff.Denoiser"
+        f"{source} is conditioned on embeddings of classes: load the network with diffusers, hold "
+        "them fixed, dpdiff.Conditioned(network, class_labels=…), and wrap that in dpdiff.Denoiser"
     )
 
 

@@ -76,8 +76,12 @@ def checked_arguments(x_t: Any, t: Any, shape: tuple[int, ...], T: int) -> np.nd
     return np.broadcast_to(t, len(x_t))
 
 
-def ask(network: Network, x: Tensor, timesteps: np.ndarray, expected: tuple[int, ...]) -> Tensor:
-    """Call a network at 1-based timesteps; its output has the expected shape.
+def ask(
+    network: Network, x: Tensor, times: np.ndarray, timesteps: np.ndarray, expected: tuple[int, ...]
+) -> Tensor:
+    """Call a network with its own time inputs; its output has the expected shape.
+
+    Integers are given as int64, other numbers as float32.
 
     Raises
     ------
@@ -86,7 +90,8 @@ def ask(network: Network, x: Tensor, timesteps: np.ndarray, expected: tuple[int,
     """
     t = timesteps[0]
     try:
-        output = tensor_of(network(x, torch.as_tensor(timesteps - 1, device=x.device)))
+        told = torch.from_numpy(times if times.dtype == np.int64 else times.astype(np.float32))
+        output = tensor_of(network(x, told.to(x.device)))
     except EXPECTED as error:
         if ran_out(error) or isinstance(error, InputError):
             raise

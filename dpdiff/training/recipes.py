@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dpdiff.noise import NoiseSchedule
@@ -19,7 +19,8 @@ class Recipe:
     L_simple, or with ``variance="learned_range"`` ``L_hybrid = L_simple + λ L_vlb`` (Nichol &
     Dhariwal 2021, eq. 16), where λ is ``vlb_weight``, L_vlb is in bits/dim, and its gradient
     reaches the variance output only.
-    Training ends early after ``patience`` validations without a new best one.
+    Training ends early after ``patience`` validations without a new best one. It begins with the
+    weights of the bundled model ``begins``, if one is named, else with random ones.
     """
 
     dataset: str
@@ -43,6 +44,7 @@ class Recipe:
     validate_every: int = 1_000
     patience: int = 3
     seed: int = 0
+    begins: str | None = None
 
 
 RECIPES = {
@@ -99,11 +101,22 @@ RECIPES = {
     ),
 }
 
+# A further cycle: warm-up and half cosine anew, from the weights that are bundled.
+RECIPES["fashion-longer"] = replace(
+    RECIPES["fashion"],
+    steps=3_000,
+    learning_rate=6e-4,
+    validate_every=1_000,
+    seed=1,
+    begins="fashion",
+)
+
 # What users bring, as data sets that are too large to bundle.
 FASHION = "the four files of Fashion-MNIST, from github.com/zalandoresearch/fashion-mnist"
 BROUGHT = {
     "fashion": FASHION,
     "fashion-linear": FASHION,
+    "fashion-longer": FASHION,
     "cifar10": "CIFAR-10, unpacked from its binary version at www.cs.toronto.edu/~kriz/cifar.html",
 }
 

@@ -65,7 +65,10 @@ class Trainer:
         self.recipe, self.folder, self.device = recipe, folder, device
         torch.manual_seed(recipe.seed)
         layout = {"device": device, "memory_format": torch.channels_last}
-        self.network = build_network(recipe).to(**layout)
+        self.network = build_network(recipe)
+        if recipe.begins:
+            self.network.load_state_dict(models.load(recipe.begins).network.state_dict())
+        self.network.to(**layout)
         self.average = AveragedModel(self.network, avg_fn=_forgetting(recipe.ema))
         self.best = self.average.module.state_dict()
         self.optimizer = torch.optim.AdamW(
@@ -256,8 +259,8 @@ def train(
 
     Parameters
     ----------
-    name : {"digits", "fashion", "fashion-linear", "cifar10"}
-        The recipe.
+    name : {"digits", "fashion", "fashion-linear", "fashion-longer", "cifar10"}
+        The recipe; ``fashion-longer`` goes on from the bundled fashion model.
     folder : str or Path
         Receives the checkpoint while training and the model, a diffusers pipeline folder, at
         the end.

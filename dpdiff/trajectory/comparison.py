@@ -9,7 +9,6 @@ import numpy as np
 from tqdm import tqdm
 
 from dpdiff.denoiser import Denoiser
-from dpdiff.errors import InputError
 from dpdiff.sampling import sample
 from dpdiff.schedule import Schedule
 
@@ -80,23 +79,30 @@ class Comparison:
 def compare(
     denoiser: Denoiser,
     schedules: Mapping[str, Schedule],
-    teacher: Schedule,
-    n: int,
+    goal: np.ndarray,
     seed: int,
+    batch_size: int,
     progress: bool,
 ) -> Comparison:
-    """See :meth:`dpdiff.trajectory.paths.Trajectories.compare`."""
-    if not schedules or n < 2:
-        raise InputError(f"give at least one schedule and two noises, got {len(schedules)} and {n}")
-    ends = {}
-    for schedule in tqdm({teacher, *schedules.values()}, desc="compare", disable=not progress):
-        drawn = sample(denoiser, schedule, n, seed=seed, sampler="ddim", progress=False)
-        ends[schedule] = drawn.flatten(1).double().numpy()
-    distances = {
-        name: np.linalg.norm(ends[schedule] - ends[teacher], axis=1)
-        for name, schedule in schedules.items()
+    """See :meth:`dpdiff.trajectory.paths.Trajectories.compare`; ``goal`` is the teacher's ends."""
+    bar = tqdm({*schedules.values()}, desc="compare", disable=not progress)
+    far = {
+        schedule: np.linalg.norm(
+            drawn(denoiser, schedule, len(goal), seed, batch_size, False) - goal, axis=1
+        )
+        for schedule in bar
     }
-    return Comparison(distances, seed)
+    return Comparison({name: far[schedule] for name, schedule in schedules.items()}, seed)
+
+
+def drawn(
+    denoiser: Denoiser, schedule: Schedule, n: int, seed: int, batch_size: int, progress: bool
+) -> np.ndarray:
+    """DDIM's samples from a seed's noises, float64, shape (n, D)."""
+    samples = sample(
+        denoiser, schedule, n, seed=seed, sampler="ddim", batch_size=batch_size, progress=progress
+    )
+    return samples.flatten(1).double().numpy()
 
 
 def _stderr(values: np.ndarray) -> float:

@@ -14,7 +14,7 @@ from dpdiff.errors import InputError
 from dpdiff.runtime import archive
 from dpdiff.schedule import Schedule
 from dpdiff.trajectory.bands import Bands
-from dpdiff.trajectory.comparison import Comparison, compare
+from dpdiff.trajectory.comparison import Comparison, compare, drawn
 from dpdiff.trajectory.costs import NodeCosts
 from dpdiff.trajectory.gram import jump_table
 from dpdiff.trajectory.refinement import Recommendation, fewest_steps, recommend, resampled
@@ -43,7 +43,7 @@ class Trajectories:
         ``Σ ⟨P_b D_k, P_b D_l⟩ / n`` over the noises of every group; a group is one noise unless
         that takes more than 512 MiB. Their sum over G is the average.
     provenance : dict
-        Model, seed, number of noises, version.
+        Model, seed, number of noises, batch size, version.
     """
 
     denoiser: Denoiser = field(repr=False)
@@ -52,6 +52,7 @@ class Trajectories:
     bands: Bands = field(repr=False)
     grams: np.ndarray = field(repr=False)
     provenance: dict[str, Any]
+    _goals: dict[Any, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     def costs(self, kind: str = "flow", weights: np.ndarray | None = None) -> NodeCosts:
         """The cost of every jump between nodes, for :func:`dpdiff.solve`.
@@ -192,8 +193,17 @@ class Trajectories:
         InputError
             If the seed is that of these trajectories, whose noises are not held out.
         """
-        seed = self._held_out(seed, 1)
-        return compare(self.denoiser, schedules, teacher or self.teacher, n, seed, progress)
+        if not schedules or n < 2:
+            raise InputError(
+                f"give at least one schedule and two noises, got {len(schedules)} and {n}"
+            )
+        seed, teacher = self._held_out(seed, 1), teacher or self.teacher
+        size = self.provenance["batch_size"]
+        if (teacher, n, seed) not in self._goals:
+            self._goals.clear()  # the last one alone is kept: budgets are compared in turn
+            self._goals[teacher, n, seed] = drawn(self.denoiser, teacher, n, seed, size, progress)
+        goal = self._goals[teacher, n, seed]
+        return compare(self.denoiser, schedules, goal, seed, size, progress)
 
     def recommend(
         self,

@@ -95,6 +95,12 @@ class Recommendation:
     comparison: Comparison
 
 
+def largest_budget(paths: Runs) -> int:
+    """A quarter of the nodes, for a jump between neighbours costs nothing; all that T allows."""
+    nodes, T = len(paths.nodes) - 1, paths.denoiser.noise.T
+    return T if nodes == T else max(1, nodes // 4)
+
+
 def recommend(
     paths: Runs,
     steps: int,
@@ -105,30 +111,38 @@ def recommend(
     progress: bool,
 ) -> Recommendation:
     """See :meth:`dpdiff.trajectory.paths.Trajectories.recommend`."""
-    most = (len(paths.nodes) - 1) // 4
+    most = largest_budget(paths)
     if not 1 <= steps <= most:
         raise InputError(
             f"{len(paths.nodes) - 1} nodes serve budgets of 1…{most} steps, a quarter of them; got "
-            f"{steps}: run trajectories() with nodes = {4 * steps}"
+            f"{steps}: run trajectories() with nodes = {min(4 * steps, paths.denoiser.noise.T)}"
         )
+    if not paths.spread > 0:
+        raise InputError("the model draws the same from every noise: there is nothing to choose by")
     if rivals is None:
         rivals = strides.usual(paths.denoiser.noise, steps, paths.spread**2 / paths.ends.shape[1])
     best = best_paths(paths.costs(), steps, candidates)
     names = ["flow", *(f"flow {i}" for i in range(2, len(best) + 1))]
     everything = {name: path for name, (_, path) in zip(names, best, strict=True)}
-    everything["plain"] = solve(paths.costs("plain"), steps).schedule(
-        steps
-    )  # at times it is nearer
+    everything["plain"] = solve(paths.costs("plain"), steps).schedule(steps)  # nearer at times
     everything |= {name: rival for name, rival in rivals.items() if name not in everything}
     comparison = paths.compare(everything, n, seed=seed, progress=progress)
     name = comparison.best
-    about = {"chosen": name, "of": list(everything), "trajectories": paths.provenance}
+    about = {
+        "noise_schedule": paths.denoiser.noise.fingerprint,
+        "sampler": "ddim",
+        "chosen": name,
+        "of": list(everything),
+        "distance": comparison.mean(name) / paths.spread,
+        "stderr": comparison.stderr(name) / paths.spread,
+        "trajectories": paths.provenance,
+    }
     return Recommendation(Schedule(everything[name].timesteps, about), name, comparison)
 
 
 def fewest_steps(paths: Runs, within: float, n: int, seed: int | None, progress: bool) -> int:
     """See :meth:`dpdiff.trajectory.paths.Trajectories.fewest_steps`."""
-    most = max(1, (len(paths.nodes) - 1) // 4)
+    most = largest_budget(paths)
     plan = solve(paths.costs(), most)
 
     def share(steps: int) -> float:

@@ -13,6 +13,8 @@ from dpdiff.trajectory.nodes import chosen_nodes
 from dpdiff.trajectory.paths import Trajectories
 from dpdiff.version import __version__
 
+ABOUT = ("model", "n", "seed", "batch_size", "precision")
+
 
 def trajectories(
     denoiser: Denoiser,
@@ -44,8 +46,8 @@ def trajectories(
     seed : int
         Of the noises.
     batch_size : int
-        Noises run together; they are a block on disk of ``4 · nodes · D`` bytes a noise, and
-        one block is in memory at a time.
+        Noises run together, here and when schedules are compared later. They are a block on disk
+        of ``4 · nodes · D`` bytes a noise, and one block is in memory at a time.
     bands : int
         At most so many groups of directions, each with a matrix of ``nodes²`` numbers.
     resume : str or Path, optional
@@ -85,5 +87,5 @@ def trajectories(
     grid = chosen_nodes(denoiser.noise, nodes)
     job = Collection(denoiser, grid, n, seed, batch_size, bands)
     ends, groups, grams = job.collect(resume, workers, progress)
-    about = {name: job.identity()[name] for name in ("model", "n", "seed", "precision")}
+    about = {name: job.identity()[name] for name in ABOUT}
     return Trajectories(denoiser, grid, ends, groups, grams, about | {"dpdiff": __version__})

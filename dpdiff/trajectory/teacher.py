@@ -14,7 +14,8 @@ from dpdiff.sampling import ddim
 def start(denoiser: Denoiser, seed: int, rows: np.ndarray) -> Tensor:
     """The noise x_T from which ``dpdiff.sample`` with this seed draws samples ``rows``; float64."""
     noise = random_streams.gaussian(seed, denoiser.noise.T, rows, denoiser.shape)
-    return torch.from_numpy(noise).double().to(denoiser.device)
+    x_T = denoiser.noise.prior_scale * torch.from_numpy(noise)
+    return x_T.double().to(denoiser.device)
 
 
 @torch.inference_mode()

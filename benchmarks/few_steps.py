@@ -1,0 +1,211 @@
+"""Fréchet distance of samples of few steps to held-out images, schedule by schedule.
+
+    python benchmarks/few_steps.py fashion --sampler ddim --n 10000
+    python benchmarks/few_steps.py digits --sampler ancestral --budgets 4 8 16
+    python benchmarks/few_steps.py fashion-linear --sampler 2m --schedules even flow Karras
+
+Sample i starts from the same noise under every schedule, so they are compared pair by pair: beside
+each distance stands its excess over that of ``flow`` (of ``variance`` for ancestral sampling). The
+floor is the distance of as many real images. ``2m`` is DPM-Solver++(2M) as diffusers has it, with
+the schedule's timesteps. Schedules cost 32 noises on 64 nodes; ``variance`` as many again.
+
+Samples are drawn in chunks of 64, each with a seed of its own from 100 on, and only their features
+are kept, in ``results/few_steps.parts``: a run that was stopped goes on, and one with a larger
+``--n`` draws the difference. The tables go to ``results/few_steps_<model>_<sampler>.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from cases import machine
+from diffusers import DPMSolverMultistepScheduler
+
+import dpdiff
+from dpdiff import quality, strides
+from dpdiff.data import scaled
+from dpdiff.runtime.files import replacing
+from dpdiff.trajectory.teacher import start
+
+RESULTS = Path(__file__).parent / "results"
+PARTS = RESULTS / "few_steps.parts"
+CHUNK, FIRST_SEED = 64, 100
+BUDGETS = {"ddim": (4, 6, 8, 12), "2m": (4, 6, 8, 12), "ancestral": (4, 8, 16)}
+SCHEDULES = {
+    "ddim": ("even", "quadratic", "Karras", "log SNR", "ELBO", "flow"),
+    "2m": ("even", "quadratic", "Karras", "log SNR", "flow"),
+    "ancestral": ("even", "quadratic", "weighted", "flow", "variance"),
+}
+
+
+class Finder:
+    """Schedules of a model by name; what takes network calls is made once."""
+
+    def __init__(self, denoiser: dpdiff.Denoiser, model: str) -> None:
+        self.denoiser, self.model = denoiser, model
+
+    @cached_property
+    def costs(self) -> dpdiff.Costs:
+        """The shipped ones."""
+        costs = dpdiff.load_costs(self.model).with_variance(self.denoiser.variance)
+        costs.check_model(self.denoiser.fingerprint)
+        return costs.smoothed()
+
+    @cached_property
+    def paths(self) -> dpdiff.trajectory.paths.Trajectories:
+        """Of 32 noises on 64 nodes."""
+        return dpdiff.trajectories(
+            self.denoiser, resume=PARTS / f"trajectories_{self.model}", progress=False
+        )
+
+    @cached_property
+    def makers(self) -> dict[str, Callable[[int], dpdiff.Schedule]]:
+        """A function of K for every name."""
+        noise = self.denoiser.noise
+        return {
+            "even": lambda k: dpdiff.Schedule.even(noise.T, k),
+            "quadratic": lambda k: dpdiff.Schedule.quadratic(noise.T, k),
+            "Karras": lambda k: strides.karras(noise, k),
+            "log SNR": lambda k: strides.log_snr(noise, k),
+            "ELBO": lambda k: dpdiff.solve(self.costs, k).schedule(k),
+            "weighted": lambda k: dpdiff.solve(self.costs.weighted(), k).schedule(k),
+            "flow": lambda k: dpdiff.solve(self.paths.costs(), k).schedule(k),
+            "variance": lambda k: self.loss.schedule(k),
+        }
+
+    @cached_property
+    def loss(self) -> dpdiff.trajectory.variance_loss.VarianceLoss:
+        """From 64 samples of the teacher."""
+        return self.paths.variance_loss(progress=False)
+
+    def __call__(self, name: str, steps: int) -> dpdiff.Schedule:
+        """A schedule, from disk if it was found before."""
+        known = (self.denoiser.fingerprint, self.denoiser.variance, name, steps)
+        path = PARTS / f"{digest(known)}.json"
+        if not path.exists():
+            self.makers[name](steps).save(path)
+        return dpdiff.Schedule.load(path)
+
+
+def digest(what: object) -> str:
+    """A file's name for what it holds."""
+    return hashlib.sha256(repr(what).encode()).hexdigest()[:20]
+
+
+@torch.inference_mode()
+def second_order(denoiser: dpdiff.Denoiser, schedule: dpdiff.Schedule, seed: int) -> torch.Tensor:
+    """A chunk of samples of DPM-Solver++(2M), whose model is the denoiser's clipped x̂_0."""
+    solver = DPMSolverMultistepScheduler(
+        denoiser.noise.T, trained_betas=denoiser.noise.betas, prediction_type="sample"
+    )
+    solver.set_timesteps(timesteps=schedule.to_diffusers())
+    x = start(denoiser, seed, np.arange(CHUNK)).float()
+    for t in solver.timesteps:
+        x = solver.step(denoiser(x, int(t) + 1).x0.float(), t, x).prev_sample
+    return x.clamp(-1, 1)
+
+
+def features(
+    denoiser: dpdiff.Denoiser, schedule: dpdiff.Schedule, sampler: str, n: int
+) -> np.ndarray:
+    """Of n samples, chunk by chunk."""
+    rows = []
+    for seed in range(FIRST_SEED, FIRST_SEED - (-n // CHUNK)):
+        job = (denoiser.fingerprint, denoiser.variance, schedule.timesteps, sampler, seed)
+        path = PARTS / f"{digest(job)}.npy"
+        if not path.exists():
+            if sampler == "2m":
+                drawn = second_order(denoiser, schedule, seed)
+            else:
+                drawn = dpdiff.sample(
+                    denoiser, schedule, CHUNK, seed=seed, sampler=sampler, progress=False
+                )
+            with replacing(path) as file:
+                np.save(file, seen(drawn.numpy()))
+        rows.append(np.load(path))
+    return np.concatenate(rows)[:n]
+
+
+def seen(images: np.ndarray) -> np.ndarray:
+    """Features of samples."""
+    if images.shape[-1] == 8:
+        return quality.digit_features(images)
+    return quality.fashion_features(images, progress=False)
+
+
+def real(denoiser: dpdiff.Denoiser, split: str) -> np.ndarray:
+    """Features of real images."""
+    if denoiser.shape[-1] != 8:
+        return quality.fashion_reference(split)
+    images = dpdiff.images("digits", split=split)
+    return quality.digit_features(scaled(images, denoiser.levels))
+
+
+def rounded(estimate: quality.Estimate) -> list[float]:
+    """A value and its standard error."""
+    return [round(float(estimate.value), 4), round(float(estimate.stderr), 4)]
+
+
+def main() -> None:
+    """Draw, measure and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", choices=("digits", "fashion", "fashion-linear"))
+    parser.add_argument("--sampler", choices=tuple(SCHEDULES), default="ddim")
+    parser.add_argument("--n", type=int, default=2000, help="samples")
+    parser.add_argument("--budgets", type=int, nargs="+")
+    parser.add_argument("--schedules", nargs="+", help="by default those of the sampler")
+    parser.add_argument("--variance", help="rule; by default the model's own")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    PARTS.mkdir(parents=True, exist_ok=True)
+    denoiser = dpdiff.load(options.model, device=options.device)
+    denoiser = denoiser.with_variance(options.variance or denoiser.variance)
+    find, n = Finder(denoiser, options.model), options.n
+    names = options.schedules or SCHEDULES[options.sampler]
+    ours = names[-1]
+    test, train = real(denoiser, "test"), real(denoiser, "train")
+    tables = {}
+    for k in options.budgets or BUDGETS[options.sampler]:
+        schedules = {name: find(name, k) for name in names}
+        drawn = {
+            name: features(denoiser, schedule, options.sampler, n)
+            for name, schedule in schedules.items()
+        }
+        tables[k] = {
+            name: {
+                "distance": rounded(quality.frechet_distance(drawn[name], test)),
+                f"over_{ours}": rounded(quality.frechet_difference(drawn[name], drawn[ours], test)),
+                "timesteps": list(schedule.timesteps),
+            }
+            for name, schedule in schedules.items()
+        }
+        for name, row in tables[k].items():
+            print(k, f"{name:12}", row["distance"], row[f"over_{ours}"], flush=True)
+    document = {
+        "what": "Fréchet distance to the features of held-out images: [value, standard error]",
+        "model": {"name": options.model, "fingerprint": denoiser.fingerprint},
+        "sampler": options.sampler,
+        "variance": denoiser.variance if options.sampler == "ancestral" else None,
+        "samples": n,
+        "floor": rounded(quality.frechet_distance(train[:n], test)),
+        "seeds": f"{FIRST_SEED} and on, one for every {CHUNK} samples",
+        "dpdiff": dpdiff.__version__,
+        "machine": machine(),
+        "distances": tables,
+    }
+    rule = f"_{options.variance}" if options.variance else ""
+    name = f"few_steps_{options.model}_{options.sampler}{rule}.json"
+    with replacing(RESULTS / name) as file:
+        file.write((json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
