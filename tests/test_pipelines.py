@@ -241,6 +241,8 @@ def test_a_class_conditional_latent_pipeline_runs_our_schedule():
     pipe = pipeline(kind)
     denoiser = dpdiff.load(pipe, class_label=7, guidance_scale=3.0)
     pipe.scheduler = UnevenDDIMScheduler.from_config(pipe.scheduler, schedule=UNEVEN)
+    again = dpdiff.load(pipe, class_label=7, guidance_scale=3.0)  # with our scheduler in it
+    assert again.fingerprint == denoiser.fingerprint
     images = pipe([7, 7], 3.0, torch.manual_seed(5), num_inference_steps=3, output_type="pt").images
     x = torch.randn(2, *denoiser.shape, generator=torch.manual_seed(5))
     expected = dpdiff.decode(pipe, ddim(denoiser, x))
