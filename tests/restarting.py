@@ -20,7 +20,7 @@ MORE = np.random.default_rng(6).integers(0, 17, size=(20, 1, 4, 4)).astype(np.ui
 AMOUNTS = {
     "dense": ["--per-step", "6"],
     "few": ["--calls", "80"],
-    "rounds": ["--regret", "1e-9", "--steps", "4"],  # on a longer grid, until no images are left
+    "rounds": ["--regret", "1e-9"],  # on a longer grid, until no images are left
 }
 
 
