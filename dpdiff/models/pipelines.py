@@ -5,7 +5,6 @@ A new pipeline is a new class here and an entry of :data:`KINDS`.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -46,7 +45,7 @@ class Kind:
     call: type[calls.Call] | None = None
     takes: tuple[str, ...] = ()
     guidance = False  # whether two outputs are combined
-    scale = 1.0  # the pipeline's own default
+    scale = 1.0  # by default, as in the pipeline's own call
     multiple = 1  # of latents, on a side
 
     def denoiser(self, parts: Parts, given: Conditions) -> Denoiser:
@@ -74,20 +73,16 @@ class Kind:
         )
 
     def _conditioned(self, parts: Parts, network: Any, given: Conditions) -> torch.nn.Module:
-        scale = self.scale_of(parts, given)
+        scale = self.scale_of(given)
         if self.guidance and scale > 1:
             conditions, without = self.conditions(parts, self.encoded(parts, given, True), True)
             return Guided(network, scale, conditions, without)
         conditions, _ = self.conditions(parts, self.encoded(parts, given, False), False)
         return Conditioned(network, **conditions) if conditions else network
 
-    def scale_of(self, parts: Parts, given: Conditions) -> float:
-        """The guidance scale that was given, or the default of the pipeline's own call."""
-        scale = given.guidance_scale
-        if scale is None and parts.pipe is not None:
-            own = inspect.signature(type(parts.pipe).__call__).parameters.get("guidance_scale")
-            scale = own.default if own else None
-        scale = self.scale if scale is None else scale
+    def scale_of(self, given: Conditions) -> float:
+        """The guidance scale that was given, or the pipelines' own default."""
+        scale = self.scale if given.guidance_scale is None else given.guidance_scale
         if not isinstance(scale, int | float) or not 0 <= scale < 1e6:
             raise InputError(f"guidance_scale is a number, and up to 1 means none; got {scale!r}")
         return scale
@@ -117,7 +112,8 @@ class Kind:
     def factor(vae: Mapping[str, Any]) -> int:
         """How many pixels are one latent, on a side."""
         widths = vae.get("block_out_channels")
-        return 2 ** (len(widths) - 1) if widths else FACTOR
+        known = isinstance(widths, list | tuple) and 0 < len(widths) < 16
+        return 2 ** (len(widths) - 1) if known else FACTOR
 
     def _inputs(self, parts: Parts) -> int:
         return parts.network.config.in_channels
@@ -170,6 +166,8 @@ class Text(Kind):
                 "diffusers.DiffusionPipeline.from_pretrained(folder) makes them; give that, or "
                 + " and ".join(self.arguments)
             )
+        if given.prompt_embeds is not None:
+            raise InputError("a text is given once: prompt or prompt_embeds")
         asked = {"prompt": given.prompt, "device": parts.pipe.device, "num_images_per_prompt": 1}
         asked |= dict.fromkeys(self.others)
         if self.guidance:
@@ -236,13 +234,19 @@ class Embedded(TextToFlow):
     def further(self, parts, given):
         if not parts.network.config.guidance_embeds:
             return {}
-        return {"guidance": torch.tensor(float(self.scale_of(parts, given)))}
+        return {"guidance": torch.tensor(float(self.scale_of(given)))}
 
     def _channels(self, parts):
         return self._inputs(parts) // 4
 
     def _side(self, parts):
         return getattr(parts.pipe, "default_sample_size", 128)
+
+
+class EmbeddedFromImages(Embedded):
+    """FluxImg2ImgPipeline."""
+
+    scale = 7.0
 
 
 KINDS: dict[str, Kind] = {
@@ -254,5 +258,5 @@ KINDS: dict[str, Kind] = {
     "FluxPipeline": Embedded(),
     "StableDiffusionImg2ImgPipeline": Text(),
     "StableDiffusion3Img2ImgPipeline": TextToFlow(),
-    "FluxImg2ImgPipeline": Embedded(),
+    "FluxImg2ImgPipeline": EmbeddedFromImages(),
 }
