@@ -15,12 +15,17 @@ GREEN = COLOURS["dp"]
 LOOKS = {  # colour, marker, line: what was optimized is green, what was guessed is dashed
     "flow": (GREEN, "o", "-"),
     "plain": (GREEN, "x", ":"),
+    "guard": (GREEN, "D", "--"),
     "even": (COLOURS["even"], "s", "--"),
     "quadratic": (COLOURS["quadratic"], "^", "--"),
     "Karras": ("#cc79a7", "v", "--"),
     "log SNR": ("#e69f00", "D", "--"),
     "arctan": ("#56b4e9", "P", "--"),
     "ELBO": (INK, "*", "-"),
+    "weighted": (INK, "x", ":"),
+    "entropy": (INK, "|", "-."),
+    "GITS": ("#7b3294", "p", "-."),
+    "Optimal Stepsize": ("#8c510a", "h", "-."),
 }
 
 
