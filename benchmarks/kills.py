@@ -6,6 +6,7 @@ Every job measures costs, is killed again and again, and at last is let end. The
 have the same bytes as one that nobody disturbed, nothing else may lie beside it, and the same
 command must find that all is done. Half of the jobs write over an older file; half of them on a
 file system that has no files without names; with 1, 2 or 4 workers, of which all die, or one.
+Jobs whose counts stand in ``results/kills.json`` are not done again.
 """
 
 from __future__ import annotations
@@ -78,8 +79,8 @@ def stop_at(point, reached):
 class Job:
     """A measurement that is disturbed."""
 
-    def __init__(self, folder, number, rng):
-        self.out, self.rng = folder / "costs.npz", rng
+    def __init__(self, folder, number):
+        self.out, self.rng = folder / "costs.npz", random.Random(number)
         self.count = (1, 2, 1, 1, 4, 1)[number % 6]
         self.named, self.over = number % 2 == 0, number // 2 % 2 == 0
         if self.over:
@@ -156,7 +157,6 @@ def disturb(job, expected, kills, counts):
     assert os.listdir(job.out.parent) == [job.out.name], os.listdir(job.out.parent)
     assert set(end(job)) == {IDLE}, "measured again what was finished"
     assert os.listdir(job.out.parent) == [job.out.name]
-    counts["jobs"] += 1
 
 
 def end(job):
@@ -176,23 +176,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, default=24)
     parser.add_argument("--kills", type=int, default=320, help="at random; 3 more a job on purpose")
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    rng, counts = random.Random(options.seed), collections.Counter()
+    report = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     root = Path(tempfile.mkdtemp())
     (root / "undisturbed").mkdir()
-    calm = Job(root / "undisturbed", 3, rng)
-    calm.count = 1
+    calm = Job(root / "undisturbed", 3)
     assert end(calm) == [0]
     expected = calm.out.read_bytes()
     for number in range(options.jobs):
-        folder = root / str(number)
+        if str(number) in report:
+            continue
+        folder, counts = root / str(number), collections.Counter()
         folder.mkdir()
-        job = Job(folder, number, rng)
+        job = Job(folder, number)
         disturb(job, expected, -(-options.kills // options.jobs), counts)
-        print(number, f"{job.count} workers", dict(counts), flush=True)
+        report[str(number)] = {"workers": job.count, **counts}
+        RESULTS.write_text(json.dumps(report, indent=1) + "\n")
+        print(number, report[str(number)], flush=True)
     shutil.rmtree(root)
-    RESULTS.write_text(json.dumps({"seed": options.seed, **counts}, indent=1) + "\n")
+    total = sum((collections.Counter(counts) for counts in report.values()), collections.Counter())
+    print(len(report), "jobs", dict(total - collections.Counter(workers=total["workers"])))
 
 
 if __name__ == "__main__":

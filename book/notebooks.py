@@ -166,7 +166,8 @@ def reader(lesson: str, book: dict[str, NotebookNode]) -> NotebookNode:
     lines = [line for line in install.source.split("\n") if "import refuses" not in line]
     title, *rest = made.cells
     title.source += (
-        f"\n\nThis notebook belongs to [a page of the book]({BOOK}lessons/{lesson}.html)."
+        f"\n\nThis is [a lesson of the book]({BOOK}lessons/{lesson}.html), where its results and "
+        "pictures are shown. Run the cells from top to bottom to make your own."
     )
     setup = folded("\n".join(lines).rstrip(), "Set-up: run this cell first", install.id)
     checks = [cell.source for cell in hidden(notebook, lambda source: "def check_" in source)]

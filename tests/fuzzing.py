@@ -367,7 +367,7 @@ class Images(Kept):
 
     def read(self):
         found = np.asarray(dpdiff.images(self.path, progress=False))
-        assert found.dtype.kind in "iu"
+        assert found.dtype.kind in "iuf"
         assert found.ndim == 4
         return found
 

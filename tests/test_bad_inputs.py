@@ -21,7 +21,7 @@ from dpdiff.runtime import workers
 from dpdiff.schedule import Schedule
 
 OWN = """
-import torch, dpdiff
+import numpy as np, torch, dpdiff
 noise = dpdiff.NoiseSchedule.cosine(6, first_beta=0.0025)
 def silent(x, index): return 0 * x
 def make(): return dpdiff.Denoiser(silent, noise, shape=(1, 4, 4), levels=17)
@@ -34,6 +34,8 @@ def wrong(): return dpdiff.Denoiser(lambda x, i: x[:, :, :2], noise, shape=(1, 4
 def broken(): return 1 / 0
 def nothing(): return None
 number = 3
+def images(): return np.load("good.npy")
+def few(): return images()[:1]
 """
 
 SAMPLE = "sample --model own:make --schedule even:2 --n 1 --out"
@@ -111,6 +113,8 @@ LINES = [
     *(f"{MEASURE} c.npz --data {name}" for name in ("''", "one.npy", "digits", "good.npz", LONG)),
     *(f"{EVALUATE} --data {name}" for name in ("none.npy", "levels.npy", "text.npy", "digits")),
     *(f"{OPTIMIZE} new --data {name}" for name in ("none.npy", "one.npy", "wide.npy")),
+    *(f"{MEASURE} c.npz --data own:{name}" for name in ("none", "number", "broken", "nothing")),
+    *(f"{MEASURE} c.npz --data {name}" for name in ("own:few", "own:make", "no.such:f", "own:")),
     # costs
     *(f"solve {name} --out new" for name in ("none.npz", "broken.npz", "folder", "good.npy", "''")),
     "solve good.npz --out new --variance learned_range",
@@ -181,6 +185,7 @@ def test_bad_command_lines_are_refused_in_one_line(line, place, monkeypatch, cap
 
 
 GOOD = [
+    f"{MEASURE} c.npz --data own:images",
     f"{SAMPLE} o.png",
     f"{SAMPLE} o.png --schedule dp:2 --costs good.npz",
     f"{MEASURE} c.npz",

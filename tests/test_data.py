@@ -15,7 +15,7 @@ from PIL import Image
 import dpdiff
 from dpdiff.cli import main
 from dpdiff.costs.measurement import measure
-from dpdiff.data import check, pictures, training_sets
+from dpdiff.data import check, checks, pictures, training_sets
 from dpdiff.data.lazy import CHUNK, Lazy
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
@@ -395,6 +395,25 @@ def test_levels_below_the_dtypes_are_looked_at(folder_of_twelve):
     assert check(dpdiff.images(folder_of_twelve), (1, 4, 4), 256).shape == (12, 1, 4, 4)
 
 
+@pytest.mark.parametrize("begin", [0, -1])
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+def test_files_of_floats_are_recognised(tmp_path, begin, ending, capsys):
+    """Half of the users' arrays are in [0, 1], the other half in [-1, 1]."""
+    levels, path = pixels(20, 8, 8), tmp_path / f"floats.{ending}"
+    levels[0] = 0, 0, 0, 0, 255, 255, 255, 255
+    floats = (levels / 255 * (1 - begin) + begin).astype(np.float32)
+    (np.save if ending == "npy" else np.savez)(path, floats)
+    checks.say_once.cache_clear()
+    found = check(dpdiff.images(path, shape=(1, 8, 8)), (1, 8, 8), 256)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found[:, 0], levels)
+    assert f"taken as [{begin}, 1]" in capsys.readouterr().err
+    recipe = replace(RECIPES["fashion"], shape=(1, 8, 8), channels=(16, 16), attention=(False,) * 2)
+    trainer = training.Trainer(recipe, tmp_path / "run", path)
+    assert {int(x) for x in trainer.images.unique()} <= set(levels.ravel().tolist())
+    assert trainer.images.max() == 255
+
+
 # --- what is refused ---
 
 
@@ -410,7 +429,7 @@ def npy_header(shape):
 
 
 BROKEN = {
-    "float.npy": (lambda p: np.save(p, np.zeros((2, 4, 4))), "float64 values"),
+    "complex.npy": (lambda p: np.save(p, np.zeros((2, 4, 4), complex)), "complex128 values"),
     "bool.npy": (lambda p: np.save(p, np.zeros((2, 4, 4), bool)), "bool values"),
     "object.npy": (lambda p: np.save(p, np.array([{}, {}])), "cannot read"),
     "flat.npy": (lambda p: np.save(p, np.zeros((2, 16), int)), r"shape \(2, 16\)"),
@@ -418,7 +437,7 @@ BROKEN = {
     "empty.npy": (lambda p: p.write_bytes(b""), "cannot read"),
     "archive.npy": (lambda p: np.savez(p.open("wb"), images=np.zeros(3)), "ending .npz"),
     "text.npz": (lambda p: p.write_text("text"), "cannot read"),
-    "float.npz": (lambda p: npz(p, images=np.zeros((2, 4, 4))), "float64 values"),
+    "words.npz": (lambda p: npz(p, images=np.full((2, 4, 4), "a")), "<U1 values"),
     "object.npz": (lambda p: npz(p, images=np.array([{}, {}])), "object values"),
     "keys.npz": (lambda p: npz(p, cats=np.zeros(3), dogs=np.zeros(3)), "holds cats, dogs"),
     "member.npz": (lambda p: zipfile.ZipFile(p, "w").writestr("a.npy", b"text"), "cannot read"),
@@ -628,7 +647,7 @@ def test_sets_that_are_not_bundled_have_to_be_brought(tmp_path, name):
 
 def test_the_command_line_refuses_bad_sources_in_one_line(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
-    np.save(tmp_path / "float.npy", np.zeros((4, 8, 8)))
+    np.save(tmp_path / "float.npy", np.full((12, 8, 8), 1.5))
     np.save(tmp_path / "small.npy", pixels(4, 7, 7))
     write_pictures(tmp_path / "bright", pixels(12, 9, 9))
     for source in ("nowhere", "empty", "float.npy", "small.npy", "bright"):
@@ -641,7 +660,8 @@ def test_the_command_line_refuses_bad_sources_in_one_line(tmp_path, capsys):
             error = capsys.readouterr().err
             assert (code, error.count("\n")) == (2, 1), (source, command)
             assert error.startswith("dpdiff: error: ")
-            assert source in error or source == "bright"  # its images are fine, but not the model's
+            # What is fine in itself, but not for the model, is told by its values.
+            assert source in error or source in ("bright", "float.npy")
     assert not (tmp_path / "run").exists()
 
 

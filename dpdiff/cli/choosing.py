@@ -70,14 +70,8 @@ def _loaded(model: str, flags: str | None, place: str) -> Denoiser:
 
 
 def _own(name: str, place: str) -> Denoiser:
-    """A denoiser that a function of the user's own makes; imported as Python would here."""
-    module, _, function = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as `python -m` has it
-    try:
-        made = getattr(import_module(module), function)()
-    except Exception as error:
-        raise InputError(f"--model {name} fails: {type(error).__name__}: {error}") from error
+    """A denoiser that a function of the user's own makes."""
+    made = _made("--model", name)
     from dpdiff.denoiser import Denoiser
 
     if not isinstance(made, Denoiser):
@@ -85,6 +79,17 @@ def _own(name: str, place: str) -> Denoiser:
     if place != "cpu" and hasattr(made.network, "to"):
         made.network.to(place)
     return made
+
+
+def _made(option: str, name: str) -> Any:
+    """What a function of the user's own makes; it is imported as Python would here."""
+    module, _, function = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as `python -m` has it
+    try:
+        return getattr(import_module(module), function)()
+    except Exception as error:
+        raise InputError(f"{option} {name} fails: {type(error).__name__}: {error}") from error
 
 
 def try_out(denoiser: Denoiser) -> None:
@@ -102,7 +107,9 @@ def images_for(options: argparse.Namespace, denoiser: Denoiser) -> Any:
     if options.data is None:
         options.data = "digits"
         options.notes.append("no --data was given: the bundled digits' images are meant")
-    if denoiser.levels is None and options.data.endswith(".npy"):
+    if OWN.fullmatch(options.data) and not os.path.exists(options.data):
+        images = _made("--data", options.data)
+    elif denoiser.levels is None and options.data.endswith(".npy"):
         try:
             images = np.load(options.data, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:

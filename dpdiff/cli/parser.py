@@ -16,7 +16,10 @@ from dpdiff.runtime.random_streams import LARGEST
 from dpdiff.variance import RULES
 
 DEBUG = "show where an error comes from"
-DATA = "'digits', a folder of images, an .npy or .npz file, or a folder with a well-known set"
+DATA = (
+    "'digits', a folder of images, an .npy or .npz file (floats for continuous data), a folder "
+    "with a well-known set, or package.module:function that returns an array"
+)
 
 
 ASSUMED = "if not given, digits"

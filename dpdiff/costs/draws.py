@@ -25,10 +25,10 @@ def draws(
     """Draw from the sampling distribution of measured costs.
 
     Where every image was kept, images are drawn anew: each counts with a random weight, such
-    that the variance of every mean is that of Student's distribution for n independent images
-    (a Bayesian bootstrap, Rubin 1981, with Dirichlet weights of ``(n - 4)/n``). What images and
-    noise have in common from timestep to timestep stays as it is. The errors of the means are
-    smoothed less than the costs were, so that what smoothing did wrong is in the draws too.
+    that means are spread as Student's distribution says of n independent images (a Bayesian
+    bootstrap, Rubin 1981, with Dirichlet weights that sum to ``χ²_{n-1} - 1`` before they are
+    normed). What images and noise have in common from timestep to timestep stays as it is. The
+    errors of the means are smoothed less than the costs were: see ``dpdiff.costs.fit``.
 
     Of a dense measurement, means and variances are all there is. Each timestep is moved on its
     own, by its standard errors: m(t) by a lognormal factor, the two functions of a learned
@@ -72,7 +72,7 @@ def draws(
 
 def _other_images(sample: Sample, rng: np.random.Generator, only: np.ndarray | None) -> dict:
     n = sample.images
-    weights = rng.dirichlet(np.full(n, max(n - 4, 0.5) / n))
+    weights = rng.dirichlet(np.full(n, max(rng.chisquare(n - 1) - 1, 0.5) / n))
     return sample.statistics(weights, spread=False, only=only)
 
 

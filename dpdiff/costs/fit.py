@@ -12,13 +12,11 @@ from scipy.special import fdtri
 
 from dpdiff.costs import chebyshev
 from dpdiff.costs.design import axis
-from dpdiff.costs.smoothing import chosen_width, smoother
+from dpdiff.costs.smoothing import WIDTHS, chosen_width, smoother
 from dpdiff.noise import NoiseSchedule
 
 Statistics = dict[str, np.ndarray]
 ROUGH = 0.08  # a network whose log m(t) leaps by more than this between timesteps
-WIDTHS, DEGREE = (0.8, 1.6, 3.2, 6.4), 3  # cubics: over such widths, lines would cut the bends
-POOLED = 0.8
 CHANCE = 1e-5  # of calling a smooth network rough, in each window of timesteps
 
 
@@ -122,14 +120,13 @@ class Sample:
         x, (_, variance) = self.points, self.residuals
         left = (x[1:-1] - x[2:]) / (x[:-2] - x[2:])
         single = np.pad(variance / (1 + left**2 + (1 - left) ** 2), 1, mode="edge")
-        pooled = smoother(x, POOLED, 0) @ single
-        y = np.log(np.maximum(self.means()["mse"], 1e-300))
-        return chosen_width(x, y, pooled, WIDTHS, DEGREE)
+        pooled = smoother(x, WIDTHS[-1], lines=False) @ single
+        return chosen_width(x, _log(self.means()["mse"]), pooled)
 
     @cached_property
     def matrix(self) -> Any:
         """The smoother of that width, shape (G, G)."""
-        return smoother(self.points, self.width, DEGREE)
+        return smoother(self.points, self.width)
 
     def statistics(
         self,

@@ -29,6 +29,7 @@ BUDGETS = (8, 16, 32, 64, 128, 256)
 DENSE = 16  # images a timestep where a network must be measured at every timestep
 LEAST_CALLS = 1000  # of a measurement that was left to itself
 FIRST_IMAGES = 10  # of the first of several rounds
+DRAWS = 40  # that decide whether there is another round
 
 
 def measure(
@@ -203,7 +204,7 @@ class _Measuring:
             return True
         budgets = [k for k in self.job.request["budgets"] if k <= costs.T]
         ruled = costs.with_variance(self.job.request["variance"])
-        found = uncertainty(ruled, budgets).schedules
+        found = uncertainty(ruled, budgets, count=DRAWS).schedules
         worst = max(found, key=lambda one: one.regret95)
         if self.progress:
             tqdm.write(

@@ -9,15 +9,16 @@ from scipy.sparse import csr_array
 
 from dpdiff.errors import InputError
 
-WIDTHS = (0.05, 0.1, 0.2)  # in units of log SNR, of a dense measurement: more would blur the ends
+WIDTHS = (0.05, 0.1, 0.2, 0.4, 0.8)  # in units of log SNR
+WIDEST = 0.2  # of a dense measurement: more would blur the ends
 POOLED = 0.4  # variances are averaged over so much of log SNR: those of few images are noisy
 
 
-def smoother(x: np.ndarray, width: float, degree: int = 1) -> csr_array:
-    """The matrix that fits a polynomial around every point, near neighbours counting most.
+def smoother(x: np.ndarray, width: float, *, lines: bool = True) -> csr_array:
+    """The matrix that fits a straight line around every point, near neighbours counting most.
 
-    Weights are tricube, ``(1 - (|x - x_i| / width)³)³``; a neighbourhood reaches ``degree + 1``
-    points to either side at least, wherever ``width`` is too narrow for that (Cleveland 1979).
+    Weights are tricube, ``(1 - (|x - x_i| / width)³)³``; a neighbourhood reaches two points to
+    either side at least, wherever ``width`` is too narrow for that (Cleveland 1979).
 
     Parameters
     ----------
@@ -25,8 +26,8 @@ def smoother(x: np.ndarray, width: float, degree: int = 1) -> csr_array:
         Strictly decreasing or increasing, finite.
     width : float
         Half the width of a neighbourhood, in units of x; 0 smoothes nothing.
-    degree : int
-        Of the polynomials: 1 for lines; 0 for constants, whose weights are never negative.
+    lines : bool
+        Whether to fit lines; otherwise constants, whose weights are never negative.
 
     Returns
     -------
@@ -40,30 +41,32 @@ def smoother(x: np.ndarray, width: float, degree: int = 1) -> csr_array:
     True
     """
     x = np.asarray(x, dtype=np.float64)
-    return _matrix((-x if x[-1] < x[0] else x).tobytes(), float(width), degree)
+    return _matrix((-x if x[-1] < x[0] else x).tobytes(), float(width), lines)
 
 
 @lru_cache(maxsize=8)  # error bars smooth the same points again and again
-def _matrix(points: bytes, width: float, degree: int) -> csr_array:
+def _matrix(points: bytes, width: float, lines: bool) -> csr_array:
     x = np.frombuffer(points)
     places = np.arange(len(x))
-    if width == 0 or len(x) < degree + 2:
+    if width == 0 or len(x) < 3:
         return csr_array((np.ones(len(x)), (places, places)))
-    first = np.minimum(np.searchsorted(x, x - width), np.maximum(places - degree - 1, 0))
-    last = np.maximum(np.searchsorted(x, x + width), np.minimum(places + degree + 2, len(x)))
+    first = np.minimum(np.searchsorted(x, x - width), np.maximum(places - 2, 0))
+    last = np.maximum(np.searchsorted(x, x + width), np.minimum(places + 3, len(x)))
     ranges = list(zip(first, last, strict=True))
-    rows = [_weights(x[b:e] - x[i], width, degree) for i, (b, e) in enumerate(ranges)]
+    rows = [_weights(x[b:e] - x[i], width, lines) for i, (b, e) in enumerate(ranges)]
     columns = np.concatenate([np.arange(b, e) for b, e in ranges])
     ends = np.concatenate([[0], np.cumsum(last - first)])
     return csr_array((np.concatenate(rows), columns, ends), shape=(len(x), len(x)))
 
 
-def _weights(distance: np.ndarray, width: float, degree: int) -> np.ndarray:
+def _weights(distance: np.ndarray, width: float, lines: bool) -> np.ndarray:
     """What each neighbour adds to the fit at distance 0."""
     reach = max(width, 1.01 * np.abs(distance[[0, -1]]).max())
-    powers = (distance / reach) ** np.arange(degree + 1)[:, None]
-    weighted = powers * (1 - (np.abs(distance) / reach) ** 3) ** 3
-    return np.linalg.solve(weighted @ powers.T, weighted)[0]
+    weights = (1 - (np.abs(distance) / reach) ** 3) ** 3
+    if lines:  # the value at 0 of the weighted least-squares line, as a weighted mean
+        moments = [(weights * distance**power).sum() for power in range(3)]
+        weights = weights * (moments[2] - moments[1] * distance)
+    return weights / weights.sum()
 
 
 def positive(x: np.ndarray, y: np.ndarray, width: float) -> np.ndarray:
@@ -79,7 +82,7 @@ def positive(x: np.ndarray, y: np.ndarray, width: float) -> np.ndarray:
     """
     smooth = smoother(x, width) @ y
     if (smooth < 0).any():
-        smooth = np.where(smooth < 0, smoother(x, width, 0) @ y, smooth)
+        smooth = np.where(smooth < 0, smoother(x, width, lines=False) @ y, smooth)
     return smooth
 
 
@@ -97,7 +100,7 @@ def local_variance(x: np.ndarray, y: np.ndarray, variance: np.ndarray) -> np.nda
     variance : ndarray, shape (N,)
         The known squared standard errors of y.
     """
-    average = smoother(x, POOLED, 0)
+    average = smoother(x, POOLED, lines=False)
     left = (x[1:-1] - x[2:]) / (x[:-2] - x[2:])  # the share of the neighbour before
     gap = y[1:-1] - left * y[:-2] - (1 - left) * y[2:]
     seen = np.pad(gap**2 / (1 + left**2 + (1 - left) ** 2), 1, mode="edge")
@@ -105,11 +108,7 @@ def local_variance(x: np.ndarray, y: np.ndarray, variance: np.ndarray) -> np.nda
 
 
 def chosen_width(
-    x: np.ndarray,
-    y: np.ndarray,
-    variance: np.ndarray,
-    widths: tuple[float, ...] = WIDTHS,
-    degree: int = 1,
+    x: np.ndarray, y: np.ndarray, variance: np.ndarray, widest: float = WIDTHS[-1]
 ) -> float:
     """The width whose expected error is least, judged by the known variances; 0 for none.
 
@@ -123,24 +122,22 @@ def chosen_width(
         Points, as :func:`smoother` takes them, and what was measured there.
     variance : ndarray, shape (N,)
         Of the noise in y.
-    widths : tuple of float
-        What is tried.
-    degree : int
-        Of the smoother.
+    widest : float
+        Widths above this are not tried.
 
     Examples
     --------
     >>> x, rng = np.linspace(0, 9, 300), np.random.default_rng(0)
     >>> chosen_width(x, np.sin(x) + 0.1 * rng.normal(size=300), np.full(300, 0.01))
-    0.2
+    0.4
     >>> chosen_width(x, rng.normal(size=300), np.full(300, 0.01))
     0.0
     """
     if len(x) < 5 or not (variance > 0).all():
         return 0.0
     risk = {0.0: 2.0 * len(x)}
-    for width in widths:
-        matrix = smoother(x, width, degree)
+    for width in [w for w in WIDTHS if w <= widest]:
+        matrix = smoother(x, width)
         residual = y - matrix @ y
         risk[width] = (residual**2 / variance).sum() + 2 * matrix.trace()
     return min(risk, key=risk.get)
@@ -173,7 +170,7 @@ def smoothed(
         width = 0.0
     if width is None:
         y, known = statistics["mse"][1:], statistics["mse_var"][1:] / max(images - 1, 1)
-        width = chosen_width(x, y, local_variance(x, y, known))
+        width = chosen_width(x, y, local_variance(x, y, known), WIDEST)
     spreads = ("_var", "_cov")
     smooth = {
         name: values.copy()

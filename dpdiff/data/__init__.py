@@ -40,9 +40,10 @@ def images(
         - ``"digits"``: scikit-learn's 1,797 handwritten digits, 8×8 pixels of 17 levels.
         - A folder of ``.png``, ``.jpg``, ``.jpeg`` and ``.webp`` images, at any depth, in the
           order of their paths.
-        - An ``.npy`` or ``.npz`` file of integers, (N, H, W), (N, H, W, C) or (N, C, H, W). In an
-          ``.npz`` they are called ``train_images`` and ``test_images``, ``x_train`` and
-          ``x_test``, ``images``, ``arr_0`` or ``data``, or are its only array.
+        - An ``.npy`` or ``.npz`` file of integers, or of floats in [0, 1] or [-1, 1], of shape
+          (N, H, W), (N, H, W, C) or (N, C, H, W). In an ``.npz`` they are called
+          ``train_images`` and ``test_images``, ``x_train`` and ``x_test``, ``images``, ``arr_0``
+          or ``data``, or are its only array.
         - A folder with the idx files of MNIST or Fashion-MNIST, gzipped or not, or one such file.
         - A folder with CIFAR-10 in its binary version.
         - A folder with the ``.npz`` batches of ImageNet64 (or 32, 16, 8).
@@ -63,9 +64,10 @@ def images(
 
     Returns
     -------
-    array_like of int, shape (N, C, H, W)
-        An ndarray, or an object with ``shape``, ``dtype`` and ``len`` of which an integer, a
-        slice, integers or a boolean mask pick images, as ndarrays. Only what is picked is read.
+    array_like, shape (N, C, H, W)
+        As they are stored: what floats stand for is found when a denoiser takes them. An
+        ndarray, or an object with ``shape``, ``dtype`` and ``len`` of which an integer, a slice,
+        integers or a boolean mask pick images, as ndarrays. Only what is picked is read.
         What is compressed as a whole (``.npz``, ``.gz``) is unpacked once, into a temporary
         file. The digits are uint8, (N, 1, 8, 8), with values 0 … 16.
 

@@ -122,17 +122,17 @@ def arranged(array: np.ndarray, shape: tuple[int, ...] | None, path: Path) -> np
     Raises
     ------
     InputError
-        If the array does not hold integers, or no arrangement gives the shape.
+        If the array holds neither integers nor floats, or no arrangement gives the shape.
 
     Examples
     --------
     >>> arranged(np.zeros((5, 28, 28, 3), np.uint8), None, "images.npy").shape
     (5, 3, 28, 28)
     """
-    if array.dtype.kind not in "iu":
+    if array.dtype.kind not in "iuf":
         raise InputError(
-            f"{path} holds {array.dtype} values, images are integers; for floats in [0, 1] write "
-            "(255 * x).round().astype('uint8')"
+            f"{path} holds {array.dtype} values; images are integers, or floats in [0, 1] or "
+            "[-1, 1]"
         )
     one = array.shape[1:]
     if 0 in one:

@@ -52,8 +52,8 @@ def check(images: Any, shape: tuple[int, ...], levels: int | None) -> Any:
         if array.dtype.kind != "f" or not np.isfinite(array).all():
             raise InputError(f"continuous data are finite floats, got dtype {array.dtype}")
         return array
-    if array.dtype.kind == "f" and not isinstance(array, Lazy):
-        return levels_of(array, levels)
+    if array.dtype.kind == "f":
+        return levels_of(np.asarray(array), levels)
     if array.dtype.kind not in "iu":
         raise InputError(
             f"images are integers 0…{levels - 1}, or floats in [0, 1] or [-1, 1]; got dtype "

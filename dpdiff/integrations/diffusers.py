@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from diffusers import SchedulerMixin  # noqa: F401 - pipelines look here for it when they load one
 from torch import Tensor
 
 from dpdiff.errors import InputError

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Self
 
 import numpy as np
@@ -115,7 +115,7 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
         --------
         >>> import dpdiff
         >>> denoiser = dpdiff.load("digits").with_variance("large")
-        >>> scheduler = AncestralScheduler.from_denoiser(denoiser, Schedule([0, 90, 4000]))
+        >>> scheduler = ScheduleScheduler.from_denoiser(denoiser, Schedule([0, 90, 4000]))
         >>> scheduler.timesteps
         tensor([3999,   89])
         """
@@ -157,24 +157,22 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Nothing: a step looks its timestep up."""
 
-    def strength(self, t: int) -> float:
+    def strength(self, t: int) -> Fraction:
         """The ``strength`` at which image-to-image pipelines begin at the largest node ≤ t.
+
+        Exact, because they multiply it with the number of steps and cut the product off.
 
         Examples
         --------
         >>> import dpdiff
         >>> schedule = Schedule([0, 100, 500, 1000, 4000])
-        >>> AncestralScheduler.from_denoiser(dpdiff.load("digits"), schedule).strength(999)
-        0.5
+        >>> ScheduleScheduler.from_denoiser(dpdiff.load("digits"), schedule).strength(999)
+        Fraction(1, 2)
         """
-        steps = self.schedule.steps
         count = sum(node <= t for node in self.schedule.timesteps[1:])
         if count == 0:
             raise InputError(f"the schedule's first step is at {self.schedule.timesteps[1]} > {t}")
-        strength = count / steps
-        while steps * strength < count:  # pipelines cut the product off
-            strength = math.nextafter(strength, 1)
-        return strength
+        return Fraction(count, self.schedule.steps)
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """What the network sees of a sample: itself, but under Karras et al.'s preconditioning."""

@@ -13,7 +13,7 @@ from dpdiff.errors import InputError
 from dpdiff.models.folders import Reading, read_scheduler
 from dpdiff.models.vocabulary import PREDICTION_TYPES, VARIANCE_TYPES, their_word
 from dpdiff.noise import NoiseSchedule, configs
-from dpdiff.readings import reading_named
+from dpdiff.readings import check_reading, reading_named
 from dpdiff.schedule import Schedule
 
 RULES = VARIANCE_TYPES | {"optimal": "optimal"}
@@ -59,6 +59,7 @@ def reading(about: Mapping[str, Any], rule: str | None) -> Reading:
     else:
         config = {**about, "_class_name": about["source"], "clip_sample": clip}
         found = read_scheduler(config, "the scheduler's config")
+    check_reading(found.predicts, found.sigma_data, found.noise)
     return found._replace(variance=RULES[rule or "fixed_small"])
 
 

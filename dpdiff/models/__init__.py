@@ -24,7 +24,8 @@ from dpdiff.runtime.files import replacing
 BUNDLED = ("digits", "fashion", "fashion-linear")
 HOME = Path(__file__).parent
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-UNUSED = ["text_encoder*/*", "tokenizer*/*", "safety_checker/*", "*.fp16.safetensors"]
+FETCHED = ["*.json", "*diffusion_pytorch_model*.safetensors"]  # not those of text encoders
+UNUSED = ["*.fp16.safetensors", "*.non_ema.safetensors"]
 PICKLES = (".pth", ".ckpt", ".bin", ".pkl")
 
 
@@ -181,11 +182,7 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        return Path(
-            snapshot_download(
-                name, allow_patterns=["*.json", "*.safetensors"], ignore_patterns=UNUSED
-            )
-        )
+        return Path(snapshot_download(name, allow_patterns=FETCHED, ignore_patterns=UNUSED))
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         raise InputError(
             f"{name!r} is no folder here, and cannot be fetched from the Hugging Face hub: {error}"

@@ -27,7 +27,7 @@ class Conditions:
     pooled_prompt_embeds, negative_pooled_prompt_embeds : Tensor, shape (width,), optional
         Those of the whole text, where a pipeline has them.
     guidance_scale : float, optional
-        As the pipeline's own call takes it, and by default that one's default.
+        As the pipeline's own call takes it, and with the same default; up to 1 means none.
     height, width : int, optional
         Of the picture, in pixels; by default the network's own.
     """

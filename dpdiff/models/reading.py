@@ -15,7 +15,8 @@ from dpdiff.errors import InputError
 from dpdiff.models import calls, folders, weights
 from dpdiff.models.conditioned import Conditioned
 from dpdiff.models.conditions import Conditions
-from dpdiff.models.pipelines import KINDS, Kind, Parts
+from dpdiff.models.kinds import Kind, Parts
+from dpdiff.models.pipelines import KINDS
 from dpdiff.runtime import documents
 
 
@@ -24,7 +25,7 @@ def from_pipeline(pipeline: Any, given: Conditions, device: str | torch.device |
     source = type(pipeline).__name__
     if source in KINDS:
         parts = parts_of(pipeline)
-        if device is not None:
+        if device is not None and torch.device(device) != parts.network.device:
             parts = parts._replace(network=copy.deepcopy(parts.network).to(device))
         return KINDS[source].denoiser(parts, given)
     if not (hasattr(pipeline, "unet") and hasattr(pipeline, "scheduler")):
@@ -84,9 +85,12 @@ def _network(folder: Path, kind: Kind) -> torch.nn.Module:
     """A network of any class of diffusers, in the dtype of its file, whole or not at all."""
     if kind.network_class == "UNet2DModel":
         return weights.read_network(folder)
-    known = documents.read(folder / weights.CONFIG).get("_class_name")
-    if known != kind.network_class:
-        raise InputError(f"{folder} holds a {known}, expected a {kind.network_class}")
+    config = documents.read(folder / weights.CONFIG)
+    if config.get("_class_name") != kind.network_class:
+        raise InputError(
+            f"{folder} holds a {config.get('_class_name')}, expected a {kind.network_class}"
+        )
+    weights.check_numbers(config, folder)
     network = getattr(importlib.import_module("diffusers"), kind.network_class)
     try:
         network, about = network.from_pretrained(

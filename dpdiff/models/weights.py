@@ -127,10 +127,7 @@ def _weights(folder: Path) -> Path:
 def _check_sizes(settings: dict[str, Any], tensors: int, source: str | Path) -> None:
     """Refuse sizes that would take long to build, before anything is built."""
     layers, widths = settings.get("layers_per_block", 2), settings.get("block_out_channels", (1,))
-    numbers = [n for v in settings.values() for n in (v if isinstance(v, list) else [v])]
-    for number in numbers:
-        if isinstance(number, int | float) and not -LARGEST <= number <= LARGEST:
-            raise InputError(f"{source} asks for a size of {number}")
+    check_numbers(settings, source)
     if type(layers) is not int or not isinstance(widths, list | tuple):
         raise InputError(f"{source} has layers_per_block {layers}, block_out_channels {widths}")
     if max(layers, 1) * len(widths) > tensors:
@@ -138,6 +135,14 @@ def _check_sizes(settings: dict[str, Any], tensors: int, source: str | Path) -> 
             f"{source} asks for {len(widths)} blocks of {layers} layers, the file of weights has "
             f"{tensors} tensors"
         )
+
+
+def check_numbers(settings: dict[str, Any], source: str | Path) -> None:
+    """Refuse a config with numbers that no network has."""
+    numbers = [n for v in settings.values() for n in (v if isinstance(v, list) else [v])]
+    for number in numbers:
+        if isinstance(number, int | float) and not -LARGEST <= number <= LARGEST:
+            raise InputError(f"{source} asks for a size of {number}")
 
 
 def _renamed(shapes: dict[str, Any], network: nn.Module) -> dict[str, str]:

@@ -107,8 +107,7 @@ class Trainer:
         """Images to train on and to stop by, a byte a pixel."""
         recipe = self.recipe
         sets = data.training_sets(source, recipe.shape, progress=progress)
-        for images in sets:
-            data.check(images, recipe.shape, recipe.levels)
+        sets = [data.check(images, recipe.shape, recipe.levels) for images in sets]
         return [torch.from_numpy(images.astype(np.uint8)).to(self.device) for images in sets]
 
     def _scaled(self, pixels: Tensor) -> Tensor:
