@@ -14,9 +14,14 @@ from dpdiff.denoiser import Denoiser
 from dpdiff.noise import NoiseSchedule
 from dpdiff.runtime.checkpoints import locked
 
-T = 40
+T, LONG = 40, 200
 IMAGES = np.random.default_rng(5).integers(0, 17, size=(6, 1, 4, 4)).astype(np.uint8)
-ARGUMENTS = ["measure", "--per-step", "6", "--batch-size", "6"]
+MORE = np.random.default_rng(6).integers(0, 17, size=(20, 1, 4, 4)).astype(np.uint8)
+AMOUNTS = {
+    "dense": ["--per-step", "6"],
+    "few": ["--calls", "80"],
+    "rounds": ["--regret", "1e-9"],  # on a longer grid, until no images are left
+}
 
 
 class SlowNetwork(ToyNetwork):
@@ -30,24 +35,30 @@ class SlowNetwork(ToyNetwork):
         return super().forward(x, index)
 
 
-def toy(seconds=0.0):
-    network = SlowNetwork(T=T)
+def toy(seconds=0.0, steps=T):
+    network = SlowNetwork(T=steps)
     network.seconds = seconds
-    noise = NoiseSchedule.cosine(T, first_beta=0.0025)
+    noise = NoiseSchedule.cosine(steps, first_beta=0.0025)
     return Denoiser(network, noise, variance="learned_range", shape=(1, 4, 4), levels=17)
 
 
-def command(out, *more, seconds=0.0):
+def command(out, *more, amount="dense", seconds=0.0):
     """The exit code of `dpdiff measure`, were the toy a model on disk."""
     torch.set_num_threads(1)
-    dpdiff.load, dpdiff.images = (lambda *a, **k: toy(seconds)), (lambda *a, **k: IMAGES)
-    return main([*ARGUMENTS, "--out", str(out), *more])
+    steps, images = (LONG, MORE) if amount == "rounds" else (T, IMAGES)
+    dpdiff.load, dpdiff.images = (lambda *a, **k: toy(seconds, steps)), (lambda *a, **k: images)
+    return main(["measure", "--batch-size", "6", *AMOUNTS[amount], "--out", str(out), *more])
 
 
-def measure_slowly(out, ready):
+def commands(folder):
+    """The exit codes of all amounts."""
+    return [command(f"{folder}/{amount}.npz", amount=amount) for amount in AMOUNTS]
+
+
+def measure_slowly(out, amount, ready):
     with open(os.devnull, "w") as sys.stderr:  # no progress bars
         ready.set()
-        sys.exit(command(out, seconds=0.02))
+        sys.exit(command(out, amount=amount, seconds=0.02 if amount == "dense" else 0.01))
 
 
 def measure_as_nobody(out, log):
@@ -65,4 +76,4 @@ def hold(folder, ready):
 
 
 if __name__ == "__main__":
-    sys.exit(command(sys.argv[1]))
+    sys.exit(max(commands(sys.argv[1])))

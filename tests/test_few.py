@@ -1,6 +1,7 @@
 """A measurement of a few timesteps: unbiased, sure of itself as far as it may be, restartable."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 import dpdiff
 from dpdiff.costs import design, law
 from dpdiff.costs.costs import Costs
+from dpdiff.costs.draws import draws
 from dpdiff.costs.fit import Sample
 from dpdiff.costs.measurement import measure
 from dpdiff.costs.uncertainty import uncertainty
@@ -55,9 +57,30 @@ def model(kind):
     )
 
 
-def exact_mse():
-    f2, g2 = NOISE.f[1:, None] ** 2, NOISE.g[1:, None] ** 2
-    return np.append(0, (SPREAD**2 * g2 / (f2 * SPREAD**2 + g2)).sum(1))
+def exact_mse(kind="gaussian"):
+    """m(t): in closed form, or by a sum over x_t of one dimension."""
+    f, g = NOISE.f[1:, None], NOISE.g[1:, None]
+    if kind == "gaussian":
+        return np.append(0, (SPREAD**2 * g**2 / (f**2 * SPREAD**2 + g**2)).sum(1))
+    total = (f * 0.1) ** 2 + g**2
+    x = np.linspace(-1, 1, 4001) * (0.6 * f + 9 * np.sqrt(total))
+    shares = np.stack([np.exp(-((x - f * mean) ** 2) / (2 * total)) for mean in MEANS])
+    guesses = np.stack([mean + f * 0.01 / total * (x - f * mean) for mean in MEANS])
+    chance = shares.sum(0)
+    shares /= np.maximum(chance, 1e-300)
+    best = (shares * guesses).sum(0)
+    left = 0.01 * g**2 / total + (shares * guesses**2).sum(0) - best**2
+    return np.append(0, D * (chance * left).sum(1) / chance.sum(1))
+
+
+def exact(kind, like):
+    """The costs that an endless measurement would give; the decoder is a Gaussian's density."""
+    m, g2 = exact_mse(kind), NOISE.g[1:] ** 2
+    fixed = D / 2 * np.log(2 * np.pi * g2) + m[1:] / (2 * g2)
+    optimal = D / 2 * np.log(2 * np.pi * m[1:] / D) + D / 2
+    decoders = {"decoder_fixed": np.append(0, fixed), "decoder_optimal": np.append(0, optimal)}
+    statistics = {**like.statistics, "mse": m, **decoders}
+    return replace(like, statistics=statistics, sample=None)
 
 
 @pytest.fixture(scope="module", params=["gaussian", "mixture"])
@@ -67,10 +90,17 @@ def repeated(request):
     for seed in range(20):
         images = data(kind, 40, seed)
         found.append(measure(model(kind), images, calls=1200, seed=seed, progress=False))
-    truth = measure(model(kind), data(kind, 1500, 99), calls=145_000, seed=99, progress=False)
-    if kind == "gaussian":
-        np.testing.assert_allclose(truth.mse[1:], exact_mse()[1:], rtol=0.1)
-    return found, truth
+    assert all(costs.sample.images == 20 for costs in found)  # none was taken for a rough network
+    return found, exact(kind, found[0])
+
+
+def test_the_truth_is_what_many_images_approach():
+    for kind in ("gaussian", "mixture"):
+        many = measure(model(kind), data(kind, 900, 99), calls=45_000, progress=False)
+        truth = exact(kind, many)
+        for name in ("mse", "decoder_fixed", "decoder_optimal"):
+            one, other = many.statistics[name][KNOTS], truth.statistics[name][KNOTS]
+            np.testing.assert_allclose(one, other, rtol=0.2 if name == "mse" else 0, atol=0.35)
 
 
 def test_design():
@@ -87,42 +117,33 @@ def test_design():
         design.few(NOISE, 9, 49, seed=0)
 
 
-FEW_IMAGES = pytest.mark.xfail(
-    strict=False,
-    reason="with a dozen images, fits along log SNR are off by up to 13 % of m(t) in places, and "
-    "stated 95 % regrets hold in fewer than 90 of 100 cases: known, and not yet mended",
-)
-
-
-@FEW_IMAGES
 def test_it_is_unbiased_within_its_error(repeated):
     found, truth = repeated
     some = KNOTS[::6]
     drawn = np.log([costs.mse[some] for costs in found])
     error = drawn.std(0, ddof=1) / np.sqrt(len(found))
     assert (np.abs(drawn.mean(0) - np.log(truth.mse[some])) < 4 * error + 0.02).all()
-    stated = np.log1p(
-        np.mean(
-            [c.mse_variance[some] / c.provenance["per_step"] / c.mse[some] ** 2 for c in found], 0
-        )
-    )
-    assert (np.sqrt(stated) > 0.7 * drawn.std(0, ddof=1)).all()
+    stated = [np.var([np.log(d.mse[some]) for d in draws(c, 20, only=some)], 0) for c in found]
+    ratio = np.sqrt(np.mean(stated, 0)) / drawn.std(0, ddof=1)
+    assert ratio.min() > 0.6  # twenty repetitions tell a spread to a sixth
+    assert 0.75 < ratio.mean() < 1.5
 
 
-@FEW_IMAGES
 @pytest.mark.parametrize("rule", ["small", "optimal"])
 def test_stated_regrets_hold(repeated, rule):
+    """In nine of ten measurements; and on average they say no more than three times too much."""
     found, truth = repeated
     truth, budgets = truth.with_variance(rule), (4, 8, 16)
-    best, held = solve(truth).totals, []
+    best, lost, stated = solve(truth, 16).totals, [], []
     for costs in found:
-        costs = costs.with_variance(rule)
-        for one in uncertainty(costs, budgets, count=24).schedules:
-            lost = truth.edge_nats(one.schedule).sum() - best[one.steps]
-            held.append(lost / truth.unit.size <= one.regret95 + 1e-4)  # of the truth's own noise
+        for one in uncertainty(costs.with_variance(rule), budgets, count=24).schedules:
+            lost.append((truth.edge_nats(one.schedule).sum() - best[one.steps]) / truth.unit.size)
+            stated.append((one.regret, one.regret95))
             assert one.regret <= one.regret95
             assert (one.low <= one.high).all()
-    assert np.mean(held) >= 0.9
+    lost, (regrets, limits) = np.array(lost), np.array(stated).T
+    assert np.mean(lost <= limits) >= 0.9
+    assert 0.7 < regrets.mean() / lost.mean() < 3
 
 
 def test_stated_errors_of_bounds(repeated):
@@ -193,14 +214,40 @@ def test_leaps_are_told_from_noise():
     assert leaps.width <= 0.1 < smooth.width
 
 
-@pytest.mark.parametrize("rule", ["small", "large"])
-def test_the_law_of_many_steps(rule):
-    costs = dpdiff.load_costs("digits").smoothed().with_variance(rule)
+@pytest.mark.parametrize("rule", ["small", "large", "learned_range", "optimal"])
+@pytest.mark.parametrize("name", ["digits", "fashion"])
+def test_the_law_of_many_steps(name, rule):
+    """Also where fashion's excess stops falling: its grid has no more steps to give."""
+    costs = dpdiff.load_costs(name).smoothed().with_variance(rule)
     budgets = np.array([32, 64, 128, 256])
     exact, (limit, c) = solve(costs, 256).values[budgets], law._constants(costs)
     foreseen = law.totals(costs, budgets)
-    np.testing.assert_allclose(foreseen - limit, exact - limit, rtol=0.05)
-    assert (exact - limit)[-1] * 256 == pytest.approx(c, rel=0.05)
+    off = (foreseen - limit) / (exact - limit) - 1
+    if (name, rule) == ("fashion", "optimal"):
+        assert -0.07 < off[0] < -0.05  # 32 steps are too few: jumps are not short there
+        off = off[1:]
+    assert (np.abs(off) < 0.05).all()
+    if name == "digits":
+        assert (exact - limit)[-1] * 256 == pytest.approx(c, rel=0.05)
+    elif rule in ("small", "optimal"):
+        assert (exact - limit)[-1] * 256 > 1.3 * c
+    with pytest.raises(InputError, match="2…4000 steps"):
+        law.totals(costs, [1])
+
+
+def test_densities_are_shared_out_as_a_search_finds():
+    roots = np.random.default_rng(0).exponential(size=30) ** 2
+    for jumps in (1, 2, 9, 25, 29, 30):
+        low, high = 1e-9, 1e9  # ρ = min(1, √q/λ)
+        for _ in range(200):
+            middle = np.sqrt(low * high)
+            low, high = (
+                (middle, high) if np.minimum(1, roots / middle).sum() > jumps else (low, middle)
+            )
+        density = np.minimum(1, roots / low)
+        wanted = (roots**2 / density).sum() / 4
+        assert law._least_waste(roots, jumps) == pytest.approx(wanted, rel=1e-6)
+    assert law._least_waste(roots, 31) == np.inf
 
 
 def test_a_rough_network_is_never_worse_than_even(capsys):

@@ -72,11 +72,15 @@ def blocks_in(out):
     return len(list(Path(f"{out}.parts").glob("*.part")))
 
 
-def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path, undisturbed):
+@pytest.mark.parametrize("amount", restarting.AMOUNTS)
+def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path, amount, undisturbed):
+    if amount != "dense":
+        assert command(tmp_path / "calm.npz", amount=amount) == 0
+        undisturbed = (tmp_path / "calm.npz").read_bytes()
     out, rng, kills = tmp_path / "costs.npz", random.Random(0), 0
     while kills < 60:
         before, ready = blocks_in(out), PROCESSES.Event()
-        process = PROCESSES.Process(target=restarting.measure_slowly, args=(out, ready))
+        process = PROCESSES.Process(target=restarting.measure_slowly, args=(out, amount, ready))
         process.start()
         assert ready.wait(60)
         while kills and process.is_alive() and blocks_in(out) == before:

@@ -89,6 +89,30 @@ def test_costs_are_those_of_explicit_jumps(paths, kind):
     assert result[far].max() > 1e-3
 
 
+def test_aligned_costs_bound_the_errors_of_a_path_together(paths):
+    """Added up over a path they are at least the error that jumps make in one sum."""
+    np.testing.assert_allclose(paths.costs("aligned").table ** 2, paths.costs().table)
+    model, nodes, bands = paths.denoiser, paths.nodes, paths.bands
+    f, g = model.noise.f, model.noise.g
+    x = start(model, 3, np.arange(9))
+    means = predictions(model, nodes, x)
+    run, means = states(model, nodes, x, means).numpy(), means.double().numpy()
+    path, together = [0, 3, 8, N], 0.0
+    for j, i in pairwise(path):
+        s, t = nodes[j], nodes[i]
+        eps = (run[i] - f[t] * means[i - 1]) / g[t]
+        e = run[j] - (f[s] * means[i - 1] + g[s] * eps if s else means[i - 1])
+        gains = bands.gains(model.noise, np.array([s]))[:, 0] if s else np.ones(len(bands.sizes))
+        along = e @ bands.directions
+        carried = np.sqrt(gains[0]) * (e - along @ bands.directions.T)
+        together += carried + along * np.sqrt(np.repeat(gains[1:], bands.sizes[1:])) @ (
+            bands.directions.T
+        )
+    error = np.sqrt(np.square(together).sum(1).mean())
+    total = paths.costs("aligned").total(Schedule(nodes[path]))
+    assert 0.3 * total < error <= total * (1 + 1e-6)
+
+
 def test_teacher_is_the_sampler(paths):
     """Its end points are those of `sample` with the same seed, up to single precision."""
     drawn = sample(paths.denoiser, paths.teacher, 9, seed=3, sampler="ddim", progress=False)
@@ -335,7 +359,7 @@ def test_recommended_is_never_worse_than_a_rival(paths):
     chosen = paths.recommend(3, n=16, candidates=3, progress=False)
     means = {name: chosen.comparison.mean(name) for name in chosen.comparison.distances}
     assert means[chosen.name] == min(means.values())
-    assert {"flow", "flow 2", "flow 3", "even", "Karras"} <= set(means)
+    assert {"flow", "flow 2", "flow 3", "aligned", "plain", "even", "Karras"} <= set(means)
     assert chosen.schedule.steps == 3
     assert chosen.schedule.provenance["chosen"] == chosen.name
     with pytest.raises(InputError, match=r"nodes = 16"):

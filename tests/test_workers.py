@@ -108,15 +108,23 @@ def test_two_workers_write_what_one_writes(model, alone, tmp_path):
         assert "2 of 2" not in shared.stderr
 
 
-def test_four_workers_write_what_one_writes(monkeypatch, tmp_path):
-    """With a toy network, which takes less time to begin."""
+def test_two_and_four_workers_write_what_one_writes(monkeypatch, tmp_path):
+    """At every timestep, at a few of them, and in rounds; with a toy network, which begins soon."""
     monkeypatch.setattr(dpdiff, "load", dpdiff.load)  # the command replaces these two
     monkeypatch.setattr(dpdiff, "images", dpdiff.images)
-    one, four = tmp_path / "one.npz", tmp_path / "four.npz"
-    assert restarting.command(one) == 0
-    run(torchrun(4), [HERE / "restarting.py", four])
-    assert four.read_bytes() == one.read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["four.npz", "one.npz"]
+    one = tmp_path / "1"
+    one.mkdir()
+    assert restarting.commands(one) == [0, 0, 0]
+    names = [f"{amount}.npz" for amount in restarting.AMOUNTS]
+    assert dpdiff.Costs.load(one / "few.npz").sample.images == 2
+    assert dpdiff.Costs.load(one / "rounds.npz").sample.images == 20
+    for count in (2, 4):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        run(torchrun(count), [HERE / "restarting.py", folder])
+        assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+        for name in names:
+            assert (folder / name).read_bytes() == (one / name).read_bytes(), (count, name)
 
 
 def test_in_this_process_too(model, alone, tmp_path):

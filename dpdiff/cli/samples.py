@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 BUDGETS = (4, 8, 16)
 NOISES, HELD_OUT = 32, 64
 BATCH = 16  # noises in a block on disk: what a kill loses
-CANDIDATES = 10  # four of flow, plain, five strides
+CANDIDATES = 11  # four of flow, aligned, plain, five strides
 NO_PART = ("data", "variance", "calls", "regret", "per_step", "smooth")
 STRIDES = ("even", "quadratic", "log SNR", "Karras", "arctan")
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dpdiff.costs.draws import COUNT, draws
 from dpdiff.errors import InputError
+
+CLOSE = 128  # timesteps
 
 
 class Law(NamedTuple):
@@ -18,7 +21,8 @@ class Law(NamedTuple):
     limit : float
         What infinitely many steps would cost, from the best first landing on.
     c, c_stderr : float
-        K steps cost ``c/K`` more than that, for large K; and the standard error of c.
+        K steps cost ``c/K`` more than that, for K that are large, but not so large that the
+        grid is too coarse for them (see :func:`totals`); and the standard error of c.
     """
 
     limit: float
@@ -57,14 +61,47 @@ def waste(costs: Any) -> tuple[np.ndarray, np.ndarray]:
     return (np.concatenate([[0, 0], np.cumsum(values)]) for values in (middle, level))
 
 
-def totals(costs: Any, budgets: np.ndarray) -> np.ndarray:
-    """Bits/dim that the law foresees for the best schedules of so many steps."""
+def totals(costs: Any, budgets: Sequence[int]) -> np.ndarray:
+    """Bits/dim that the law foresees for the best schedules of so many steps.
+
+    The density of steps is ``√q`` where that is below one step a timestep, and one elsewhere:
+    no schedule has more. Where many timesteps are full, as at the clean end of a coarse grid,
+    the excess stops falling like ``c/K``.
+
+    Parameters
+    ----------
+    costs : Costs
+        Smooth ones.
+    budgets : sequence of int
+        Numbers of steps K, from 2 to T.
+
+    Examples
+    --------
+    >>> import dpdiff
+    >>> costs = dpdiff.load_costs("digits").smoothed().with_variance("small")
+    >>> (totals(costs, [64]) / dpdiff.solve(costs, 64).values[64]).round(3)
+    array([1.])
+    """
+    if min(budgets) < 2 or max(budgets) > costs.T:
+        raise InputError(f"the law is about 2…{costs.T} steps, got {budgets}")
     area, integral = waste(costs)
-    decoder, K = costs.decoder_costs[1:], np.asarray(budgets, dtype=np.float64)[:, None]
-    if not (K >= 2).all():
-        raise InputError(f"the law is about 2 steps or more, got {budgets}")
-    rest = (area[-1] - area[1:]) ** 2 / (4 * (K - 1))
-    return costs.unit((decoder + integral[-1] - integral[1:] + rest).min(axis=1))
+    # First landings lie near the clean end; far from it, a coarse look is enough.
+    close = np.arange(1, min(costs.T, CLOSE))
+    first = np.unique([*close, *np.geomspace(1, costs.T - 1, CLOSE).astype(int)])
+    ends = costs.decoder_costs[first] + integral[-1] - integral[first]
+    roots = np.diff(area)
+    wasted = [[_least_waste(roots[t:], steps - 1) for steps in budgets] for t in first]
+    return costs.unit((ends[:, None] + wasted).min(axis=0))
+
+
+def _least_waste(roots: np.ndarray, jumps: int) -> float:
+    """The least ``¼ Σ q/ρ`` with densities ``ρ ≤ 1`` that sum to so many jumps."""
+    if jumps > len(roots):
+        return np.inf
+    sharpest = np.sort(roots)[::-1]
+    rest = sharpest[::-1].cumsum()[::-1][:jumps]
+    full = int(np.argmax(sharpest[:jumps] * (jumps - np.arange(jumps)) <= rest))
+    return ((sharpest[:full] ** 2).sum() + rest[full] ** 2 / (jumps - full)) / 4
 
 
 def law(costs: Any, *, count: int = COUNT, seed: int = 0) -> Law:

@@ -98,7 +98,9 @@ def _scheduler(schedule: Schedule, denoiser: Denoiser | None) -> str:
 from dpdiff.integrations.diffusers import AncestralScheduler
 
 {lists}
-pipe.scheduler = AncestralScheduler.from_config(pipe.scheduler, schedule=schedule{rule})
+pipe.scheduler = AncestralScheduler.from_config(
+    pipe.scheduler, schedule=schedule{rule}
+)
 images = pipe(num_inference_steps={schedule.steps}).images"""
 
 

@@ -22,9 +22,9 @@ class Conditioned(torch.nn.Module):
         Called as ``network(x, index, **conditions)``.
     **conditions
         Keyword arguments of the network. Tensors and numbers are conditions of one example, and
-        get the batch dimension that ``x`` has: a class label is a number, a text embedding of
-        shape (tokens, width) a tensor. Anything else (None, strings, booleans) is passed as it
-        is.
+        get the batch dimension that ``x`` has, and floats its dtype: a class label is a number, a
+        text embedding of shape (tokens, width) a tensor. Anything else (None, strings, booleans)
+        is passed as it is.
 
     Examples
     --------

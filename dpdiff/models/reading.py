@@ -15,7 +15,8 @@ from dpdiff.errors import InputError
 from dpdiff.models import calls, folders, weights
 from dpdiff.models.conditioned import Conditioned
 from dpdiff.models.conditions import Conditions
-from dpdiff.models.pipelines import KINDS, Kind, Parts
+from dpdiff.models.kinds import Kind, Parts
+from dpdiff.models.pipelines import KINDS
 from dpdiff.runtime import documents
 
 
@@ -56,7 +57,9 @@ def parts_of(pipeline: Any) -> Parts:
 
 
 def scheduler_config(scheduler: Any) -> dict[str, Any]:
-    return dict(scheduler.config) | {"_class_name": type(scheduler).__name__}
+    """Its config and class; of one of ours, the class that it took the place of."""
+    config = dict(scheduler.config)
+    return config | {"_class_name": config.get("source") or type(scheduler).__name__}
 
 
 def vae_config(vae: Any) -> Mapping[str, Any]:

@@ -20,7 +20,7 @@ from dpdiff.trajectory.gram import jump_table
 from dpdiff.trajectory.refinement import Recommendation, fewest_steps, recommend, resampled
 from dpdiff.trajectory.variance_loss import VarianceLoss, measure_loss
 
-KINDS = ("flow", "plain")
+KINDS = ("flow", "aligned", "plain")
 FORMAT, VERSION = "dpdiff-trajectories", 1
 BANDS = ("variances", "sizes", "directions")
 
@@ -62,18 +62,21 @@ class Trajectories:
 
         - ``flow``: ``Σ_k w_k(s) E (u_kᵀ e)²``, ``w_k = λ_k / (f_s² λ_k + g_s²)``: what the rest
           of the way leaves of it at the end, were the data Gaussian;
+        - ``aligned``: the root of that. Errors of neighbouring jumps often point the same way, and
+          then their lengths add up instead of their squares; the sum is never less than the root
+          mean square of all errors together, by the triangle inequality;
         - ``plain``: ``E ‖e‖²``.
 
         Parameters
         ----------
-        kind : {"flow", "plain"}
+        kind : {"flow", "aligned", "plain"}
         weights : ndarray, shape (G,), optional
             Of the groups of noises; by default each counts once.
 
         Returns
         -------
         NodeCosts
-            In squared units of the data, summed over dimensions.
+            In squared units of the data, summed over dimensions; ``aligned`` in units of the data.
         """
         if kind not in KINDS:
             raise InputError(f"the kind of costs is one of {', '.join(KINDS)}; got {kind!r}")
@@ -84,7 +87,8 @@ class Trajectories:
             mean, gains = mean.sum(0, keepdims=True), np.ones((1, len(landing)))
         else:
             gains = self.bands.gains(noise, landing)
-        return NodeCosts(jump_table(mean, gains, noise, self.nodes), self.nodes)
+        table = jump_table(mean, gains, noise, self.nodes)
+        return NodeCosts(np.sqrt(table) if kind == "aligned" else table, self.nodes)
 
     def resampled(
         self, steps: int, resamples: int = 200, *, kind: str = "flow", seed: int = 0
@@ -97,7 +101,7 @@ class Trajectories:
             K.
         resamples : int
             How often the noises are drawn again, with replacement.
-        kind : {"flow", "plain"}
+        kind : {"flow", "aligned", "plain"}
         seed : int
             Of the resampling.
 
@@ -217,7 +221,7 @@ class Trajectories:
     ) -> Recommendation:
         """A schedule that is no worse than any rival, by its samples from held-out noises.
 
-        The flow cost's best paths, the plain cost's one and the rivals all draw from the same
+        The flow cost's best paths, the other costs' best and the rivals all draw from the same
         noises, and the one that is nearest to the teacher on average is taken.
 
         Parameters

@@ -84,8 +84,8 @@ class Recommendation:
     ----------
     schedule : Schedule
     name : str
-        ``flow`` is the cheapest path, ``flow 2``, ``flow 3`` … the next ones;
-        ``plain`` is the other cost's optimum, and the rest are rivals.
+        ``flow`` is the cheapest path, ``flow 2``, ``flow 3`` … the next ones; ``aligned`` and
+        ``plain`` are the other costs' optima, and the rest are rivals.
     comparison : Comparison
         Of all candidates, on the noises that chose.
     """
@@ -124,7 +124,8 @@ def recommend(
     best = best_paths(paths.costs(), steps, candidates)
     names = ["flow", *(f"flow {i}" for i in range(2, len(best) + 1))]
     everything = {name: path for name, (_, path) in zip(names, best, strict=True)}
-    everything["plain"] = solve(paths.costs("plain"), steps).schedule(steps)  # nearer at times
+    for kind in ("aligned", "plain"):  # at times they are nearer
+        everything[kind] = solve(paths.costs(kind), steps).schedule(steps)
     everything |= {name: rival for name, rival in rivals.items() if name not in everything}
     comparison = paths.compare(everything, n, seed=seed, progress=progress)
     name = comparison.best
