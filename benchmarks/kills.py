@@ -1,6 +1,6 @@
 """SIGKILL at random moments, and on purpose while the result is written and cleared up.
 
-    python benchmarks/kills.py --jobs 24 --kills 320
+    python benchmarks/kills.py --jobs 22 --kills 320
 
 Every job measures costs, is killed again and again, and at last is let end. Then the file must
 have the same bytes as one that nobody disturbed, nothing else may lie beside it, and the same
@@ -174,7 +174,7 @@ def check(job, expected):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--jobs", type=int, default=24)
+    parser.add_argument("--jobs", type=int, default=22)
     parser.add_argument("--kills", type=int, default=320, help="at random; 3 more a job on purpose")
     options = parser.parse_args()
     report = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}

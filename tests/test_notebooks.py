@@ -102,8 +102,9 @@ def test_solutions_are_folded_and_checks_are_out_of_the_way(cells):
 def test_the_first_code_installs_the_package(cells):
     address = re.search(r'"(git\+https://[^"]+)"', (ROOT / "README.md").read_text())[1]
     first = of_kind(cells, "code")[0]
-    assert f'%pip install --quiet "dpdiff @ {address}"' in first
     assert 'find_spec("dpdiff") is None' in first
+    assert "%pip install --quiet" in first
+    assert address.removeprefix("git+") in first
 
 
 def test_code_is_the_lessons_own(path, cells):

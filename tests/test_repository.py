@@ -84,8 +84,8 @@ COMMANDS = set(
         ell end eta exp frac gathered ge hat infty int kappa lambda lceil le left lfloor ln log
         longrightarrow Longrightarrow lvert lVert mathbb mathcal mathrm max mid min mp mu ne nu
         operatorname Phi pi pm prod propto qquad quad rceil rfloor rho right rvert rVert sigma sim
-        sin sqrt sum tanh tau text texttt tfrac theta tilde times to underbrace varepsilon varphi
-        Vert
+        sin sqrt sum tan tanh tau text texttt tfrac theta tilde times to underbrace varepsilon
+        varphi Vert
         """,
     )
 )

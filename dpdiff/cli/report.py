@@ -62,7 +62,7 @@ def _table(costs: Costs, plan: Plan, budgets: Sequence[int]) -> list[str]:
         best, strides = plan.schedule(steps), _strides(costs.T, steps)
         even, quadratic = (costs.unit(costs.edge_nats(stride).sum()) for stride in strides)
         bits, error = costs.bound(best)
-        gap, doubt = costs.difference(best, strides[quadratic < even])
+        gap, doubt = costs.difference(best, strides[int(quadratic < even)])
         mark = "~" if abs(gap) < 2 * doubt else ""
         close = close or bool(mark)
         name = "all" if steps == costs.T else steps
