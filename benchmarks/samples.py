@@ -4,10 +4,14 @@ For every number of steps, DDIM draws from the same held-out noises under each s
 distances to the end points of a finer teacher go to ``results/samples_<name>.json``: mean,
 standard error, geometric mean, and the paired difference from ``flow`` with its standard error.
 
-- ``flow`` and ``plain`` come from ``--calls`` noises on ``max(64, 4 K)`` nodes; ``guard`` is what
-  ``recommend`` takes, chosen on noises of its own;
-- ``GITS`` and ``Optimal Stepsize`` are written anew from their formulas; their network calls are
-  noted beside ours;
+    python samples.py --model fashion --n 32 --teacher 96 --guard 16 --budgets 4 6 8 12 \
+        --greedy 8 --greedy-noises 2 --price
+
+- ``flow``, ``aligned`` and ``plain`` come from ``--calls`` noises on ``max(64, 4 K)`` nodes;
+  ``guard`` is what ``recommend`` takes, chosen on noises of its own;
+- ``GITS`` and ``Optimal Stepsize`` are written anew from their formulas: the first with as many
+  noises as fit into ours' network calls, the second with ``--greedy-noises`` up to ``--greedy``
+  steps, each of which takes up to 64 calls a noise;
 - ``ELBO``, ``weighted`` and ``entropy`` need measured costs: the bundled ones, or ``--costs``.
 
 ``price`` holds the same distance for schedules from fewer and from more network calls. Every
@@ -36,6 +40,7 @@ from dpdiff.training.recipes import RECIPES, build_network
 from dpdiff.trajectory import rivals
 from dpdiff.trajectory.comparison import Comparison
 from dpdiff.trajectory.nodes import node_grid
+from dpdiff.trajectory.paths import KINDS
 
 RESULTS = Path(__file__).parent / "results"
 BUDGETS = (4, 5, 6, 8, 10, 12, 16, 24, 32)
@@ -122,15 +127,15 @@ class Bench:
 
 
 def ours(bench: Bench, budgets: list[int]) -> Table:
-    """Flow, plain and guarded schedules, each from nodes enough for its budget."""
-    options, made = bench.options, {"flow": {}, "plain": {}, "guard": {}}
+    """Schedules of every kind of costs, and guarded ones, each from nodes enough for its budget."""
+    options, made = bench.options, {kind: {} for kind in (*KINDS, "guard")}
     for nodes in sorted({max(64, 4 * k) for k in budgets}):
         own = [k for k in budgets if max(64, 4 * k) == nodes]
         folder = bench.folder / f"trajectories_{nodes}"
         paths = dpdiff.trajectories(
             bench.denoiser, options.calls, nodes, seed=SEED, resume=folder, progress=False
         )
-        plans = {kind: dpdiff.solve(paths.costs(kind), max(own)) for kind in ("flow", "plain")}
+        plans = {kind: dpdiff.solve(paths.costs(kind), max(own)) for kind in KINDS}
         for k in own:
             for kind, plan in plans.items():
                 made[kind][k] = plan.schedule(k)

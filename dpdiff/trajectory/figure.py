@@ -14,6 +14,7 @@ from dpdiff.trajectory.comparison import Comparison
 GREEN = COLOURS["dp"]
 LOOKS = {  # colour, marker, line: what was optimized is green, what was guessed is dashed
     "flow": (GREEN, "o", "-"),
+    "aligned": (GREEN, "+", "-."),
     "plain": (GREEN, "x", ":"),
     "guard": (GREEN, "D", "--"),
     "even": (COLOURS["even"], "s", "--"),
