@@ -17,7 +17,7 @@ from dpdiff.noise import NoiseSchedule
 
 Statistics = dict[str, np.ndarray]
 ROUGH = 0.08  # a network whose log m(t) leaps by more than this between timesteps
-CHANCE = 1e-5  # of calling a smooth network rough, in each window of timesteps
+CHANCE = 1e-3  # of calling a smooth network rough, in each window of timesteps
 
 
 @dataclass(frozen=True, eq=False)
