@@ -32,8 +32,8 @@ lab: $(READY)  ## open the readers' notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks/00_main_job.ipynb
 
 test: lint  ## all that CI runs: lint, unit tests, doctests and the lessons
-	@$(BIN)/python -m pytest --doctest-modules --nbval-lax --nbval-current-env \
-	  --nbval-cell-timeout=600 tests dpdiff lessons
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --doctest-modules \
+	  --nbval-lax --nbval-current-env --nbval-cell-timeout=600 tests dpdiff lessons
 
 lint: $(READY)  ## formatting, lint, and the types of costs and solvers
 	@$(BIN)/ruff format --check .
