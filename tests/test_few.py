@@ -264,3 +264,9 @@ def test_a_rough_network_is_never_worse_than_even(capsys):
     for steps, row in rough.gains(model, costs, (8, 64), rough.waves(60, 2)).items():
         more, stderr = row["chosen"]
         assert more < 2 * stderr, steps
+
+
+def test_it_says_that_images_ran_out_before_the_regret_was_reached(capsys):
+    images = data("gaussian", 12, 0)
+    measure(model("gaussian"), images, regret=1e-6, budgets=(8,), progress=True)
+    assert "all 12 images are used, so it ends here, above the 1e-06" in capsys.readouterr().err

@@ -12,6 +12,7 @@ import numpy as np
 
 from dpdiff import noising
 from dpdiff.costs import statistics
+from dpdiff.costs.design import TIMESTEPS
 from dpdiff.denoiser import Denoiser
 from dpdiff.runtime.memory import Halving
 from dpdiff.runtime.workers import join
@@ -40,11 +41,15 @@ def announcement(denoiser: Denoiser, images: Any, options: argparse.Namespace) -
         what = f"in rounds until schedules lose less than {options.regret} bits/dim"
     size = min(options.batch_size, calls)
     each = seconds_a_call(denoiser, images, size) / size
-    seconds = calls * each / join().count
-    return (
+    line = (
         f"measuring {what}: at {1000 * each:.2g} ms a network call, {calls:,} calls take about "
-        f"{spoken(seconds)}"
+        f"{spoken(calls * each / join().count)}"
     )
+    most = TIMESTEPS * len(images)
+    if options.regret is None or most <= calls:
+        return line
+    all_of_them = spoken(most * each / join().count)
+    return f"{line}; if all images are needed, {most:,} calls and {all_of_them}"
 
 
 def seconds_a_call(denoiser: Denoiser, images: Any, size: int) -> float:

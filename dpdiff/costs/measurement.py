@@ -194,6 +194,10 @@ class _Measuring:
             seen, count = sample.images, len(self.job.images)
             stage = design.next_round(stage, seen, count, self.job.seed)
             if stage is None:
+                self._say(
+                    f"all {count} images are used, so it ends here, above the "
+                    f"{self.job.request['regret']} bits/dim that were asked for: more images help"
+                )
                 return costs
             sample = sample.with_more(self._sample(stage))
 
@@ -206,13 +210,15 @@ class _Measuring:
         ruled = costs.with_variance(self.job.request["variance"])
         found = uncertainty(ruled, budgets, count=DRAWS).schedules
         worst = max(found, key=lambda one: one.regret95)
-        if self.progress:
-            tqdm.write(
-                f"dpdiff: {costs.provenance['calls']:,} calls: schedules lose less than "
-                f"{worst.regret95:.4f} bits/dim with 95 % confidence (worst: {worst.steps} steps)",
-                file=sys.stderr,
-            )
+        self._say(
+            f"{costs.provenance['calls']:,} calls: schedules lose less than "
+            f"{worst.regret95:.4f} bits/dim with 95 % confidence (worst: {worst.steps} steps)"
+        )
         return worst.regret95 <= target
+
+    def _say(self, line: str) -> None:
+        if self.progress and self.workers.first:
+            tqdm.write(f"dpdiff: {line}", file=sys.stderr)
 
     def _rough(self, stage: Stage, roughness: float) -> Costs:
         """All timesteps, for a network that is not smooth along log SNR."""
