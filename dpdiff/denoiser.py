@@ -254,8 +254,8 @@ class Denoiser:
 
     def read(self, x_t: Tensor, t: int | np.ndarray, output: Tensor) -> Tensor:
         """x̂_0 from the network's output, clipped if the denoiser clips."""
-        (f, g), scale = self.noise.at(t, x_t), self.noise.data_scale
-        x0 = self._output.data(f / scale, g, x_t, output) / scale
+        x0 = self._output.data(*self.noise.at_trained(t, x_t), x_t, output)
+        x0 = x0 / self.noise.data_scale
         return x0.clamp(-1, 1) if self.clip else x0
 
     @property
@@ -265,8 +265,7 @@ class Denoiser:
     def network_output(self, x_t: Tensor, timesteps: np.ndarray) -> tuple[Tensor, Tensor | None]:
         """The network's prediction and ``v``, in the dtype of ``x_t``, checked."""
         channels = self.shape[0] * (2 if self.outputs_variance else 1)
-        f, g = self.noise.at(timesteps, x_t)
-        scale = self._output.input_scale(f / self.noise.data_scale, g)
+        scale = self._output.input_scale(*self.noise.at_trained(timesteps, x_t))
         x = (scale * x_t).to(self.device, self.dtype)
         times = self.noise.time_inputs[timesteps - 1]
         output = ask(self.network, x, times, timesteps, (len(x), channels, *self.shape[1:]))
@@ -278,8 +277,8 @@ class Denoiser:
 
     def target(self, x0: Tensor, t: int | np.ndarray, eps: Tensor) -> Tensor:
         """What the network's output estimates, for data and the noise that was put on it."""
-        (f, g), scale = self.noise.at(t, x0), self.noise.data_scale
-        return self._output.target(f / scale, g, scale * x0, eps)
+        y_0 = self.noise.data_scale * x0
+        return self._output.target(*self.noise.at_trained(t, x0), y_0, eps)
 
     def log_ratio(self, t: int, s: int, prediction: Prediction) -> Tensor:
         """``u = log(σ²/g̃_ts²)`` of a jump ``t → s``, ``0 < s < t``; broadcasts against x̂_0."""

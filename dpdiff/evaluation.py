@@ -38,6 +38,11 @@ class Bound:
         Mean of the prior term.
     image_bits : ndarray, shape (N,)
         The whole bound of each image.
+
+    Examples
+    --------
+    >>> Bound(np.array([1.0, 0.5]), 0.01, np.array([1.4, 1.6, 1.53]))
+    Bound(1.5100 ± 0.0586 bits/dim, 3 images)
     """
 
     edge_bits: np.ndarray

@@ -154,11 +154,10 @@ def forged(rng, path):
     return seal.sealed(bytes(content)) if content[-2:] == b"\0\0" else bytes(content)
 
 
-def toy():
+def toy(noise):
     def network(x, index):
         return torch.cat([0.1 * x, 0.3 * x], 1)
 
-    noise = NoiseSchedule.cosine(T)
     return Denoiser(network, noise, variance="learned_range", shape=(1, 2, 2), levels=17)
 
 
@@ -203,17 +202,26 @@ class Kept:
 
 
 class CostsFile(Kept):
+    noise = NoiseSchedule.cosine(T)
+
     def make(self):
         images = np.random.default_rng(0).integers(0, 17, (4, 1, 2, 2))
-        measure(toy(), images, per_step=128, progress=False).save(self.folder / "costs.npz")
+        costs = measure(toy(self.noise), images, per_step=128, progress=False)
+        costs.save(self.folder / "costs.npz")
         return self.folder / "costs.npz"
 
     def read(self):
         costs = Costs.load(self.path)
-        return costs.statistics | {"betas": costs.noise.betas}
+        return costs.statistics | costs.noise.arrays()
 
     def spoilt(self, rng):
         return forged(rng, self.path) if rng.random() < 0.6 else damaged(rng, self.whole)
+
+
+class ScalesCostsFile(CostsFile):
+    """Of a grid that is kept as two scales a timestep, not as betas."""
+
+    noise = NoiseSchedule.from_sigmas(np.geomspace(0.01, 5, T))
 
 
 class Part(Kept):
@@ -427,7 +435,8 @@ class Picture(Images):
 
 
 READERS = {
-    "costs": (CostsFile, 6),
+    "costs": (CostsFile, 4),
+    "costs of two scales": (ScalesCostsFile, 2),
     "part": (Part, 2),
     "forged part": (ForgedPart, 2),
     "schedule": (ScheduleFile, 4),

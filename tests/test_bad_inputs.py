@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ import pytest
 import dpdiff
 from dpdiff import cli, models
 from dpdiff.cli import commands, main
+from dpdiff.cli.estimate import announcement
 from dpdiff.costs.measurement import measure
 from dpdiff.denoiser import Denoiser
 from dpdiff.noise import NoiseSchedule
@@ -232,6 +235,15 @@ def test_measuring_says_how_long_it_takes(place, tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out.splitlines()[0]
     each = r"measuring all 6 timesteps: at \S+ ms a network call, 12 calls take about 1 second"
     assert re.fullmatch(each, said)
+
+
+@pytest.mark.parametrize("T", [150, 400])
+def test_what_all_images_take_is_said_of_rounds_alone(toy, T):
+    """A short grid is measured at every timestep at once, with the calls that were said first."""
+    options = Namespace(per_step=None, calls=None, regret=0.01, batch_size=4)
+    images = np.zeros((20, 1, 4, 4), dtype=int)
+    line = announcement(replace(toy, noise=NoiseSchedule.cosine(T)), images, options)
+    assert ("if all images are needed, 1,940 calls" in line) == (T == 400)
 
 
 def raising(error):

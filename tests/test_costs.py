@@ -10,6 +10,7 @@ import torch
 import dpdiff.noising
 from dpdiff.costs.costs import Costs
 from dpdiff.costs.measurement import measure
+from dpdiff.costs.storage import FORMAT, VERSION
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.evaluation import evaluate
@@ -181,6 +182,36 @@ def test_bad_files_are_refused(costs, tmp_path):
     np.save(tmp_path / "c.npy", np.zeros(3))
     with pytest.raises(InputError, match="cannot be read"):
         Costs.load(tmp_path / "c.npy")
+
+
+@pytest.mark.parametrize(
+    ("name", "forged"),
+    [
+        ("log_f2", np.full(20, np.nan)),
+        ("log_f2", np.full(20, np.inf)),
+        ("log_f2", np.zeros(19)),
+        ("log_f2", np.zeros((20, 1))),
+        ("log_f2", np.linspace(0, 1, 20, dtype=np.float32)),
+        ("log_g2", np.full(20, np.inf)),
+        ("log_g2", np.full(20, -np.inf)),
+        ("log_g2", np.linspace(1, 0, 20)),
+        ("log_g2", np.zeros(0)),
+        ("time_inputs", np.full(20, np.nan)),
+        ("time_inputs", np.arange(21)),
+        ("scales", np.array([1.0])),
+        ("scales", np.array([1.0, np.nan])),
+        ("scales", np.array([0.0, 1.0])),
+        ("betas", np.full(20, 0.1)),
+    ],
+)
+def test_costs_of_an_impossible_grid_are_refused(toy, tmp_path, name, forged):
+    grid = NoiseSchedule.from_sigmas(np.geomspace(0.1, 10, 20))
+    images, path = np.zeros((3, 1, 4, 4), dtype=int), tmp_path / "c.npz"
+    measure(replace(toy, noise=grid), images, per_step=3, progress=False).save(path)
+    about, arrays = archive.read(path, FORMAT, VERSION)
+    archive.write(path, about, arrays | {name: forged})
+    with pytest.raises(InputError, match="holds no costs"):
+        Costs.load(path)
 
 
 def test_costs_of_another_model_are_refused(toy, costs):

@@ -110,6 +110,21 @@ def test_bounds_and_schedules_do_not_depend_on_the_coordinates(name, kind):
         assert bounds[0] == pytest.approx(bounds[1], rel=0, abs=1e-6)
 
 
+@pytest.mark.parametrize("predicts", READINGS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_target_of_known_data_is_read_as_these_data(family, predicts):
+    if predicts == "v" and not FAMILIES[family][0].preserves_variance:
+        pytest.skip("v is defined where f² + g² = 1")
+    denoiser = Denoiser(
+        lambda x, index: x, FAMILIES[family][0], predicts, shape=(D,), levels=None
+    )  # fmt: skip
+    x0, eps = torch.randn(2, T, D, generator=torch.Generator().manual_seed(0)).double()
+    t = np.arange(1, T + 1)
+    f, g = denoiser.noise.at(t, x0)
+    read = denoiser.read(f * x0 + g * eps, t, denoiser.target(x0, t, eps))
+    torch.testing.assert_close(read, x0, rtol=1e-9, atol=1e-9)
+
+
 def test_the_large_variance_belongs_to_the_units_of_x():
     ve, vp, tripled = (
         dpdiff.measure(exact(n), data("gaussian"), per_step=8, progress=False).with_variance(

@@ -12,7 +12,7 @@ import numpy as np
 
 from dpdiff import noising
 from dpdiff.costs import statistics
-from dpdiff.costs.design import TIMESTEPS
+from dpdiff.costs.design import TIMESTEPS, in_rounds
 from dpdiff.denoiser import Denoiser
 from dpdiff.runtime.memory import Halving
 from dpdiff.runtime.workers import join
@@ -46,7 +46,7 @@ def announcement(denoiser: Denoiser, images: Any, options: argparse.Namespace) -
         f"{spoken(calls * each / join().count)}"
     )
     most = TIMESTEPS * len(images)
-    if options.regret is None or most <= calls:
+    if options.regret is None or not in_rounds(T) or most <= calls:
         return line
     all_of_them = spoken(most * each / join().count)
     return f"{line}; if all images are needed, {most:,} calls and {all_of_them}"

@@ -107,6 +107,11 @@ def few(noise: NoiseSchedule, count: int, calls: int, seed: int) -> Stage | None
     return first_round(timesteps, count, calls // len(timesteps), seed)
 
 
+def in_rounds(T: int) -> bool:
+    """Whether a measurement that stops by itself takes a few timesteps: not on a short grid."""
+    return 2 * TIMESTEPS < T
+
+
 def first_round(timesteps: np.ndarray, count: int, images: int, seed: int) -> Stage:
     """So many of ``count`` images at some timesteps."""
     chosen = np.random.default_rng(seed).permutation(count)[:images]

@@ -165,7 +165,7 @@ class _Measuring:
         noise, count = job.denoiser.noise, len(job.images)
         if request["per_step"] is not None:
             return self._dense_stage(request["per_step"])
-        if request["regret"] is not None and 2 * design.TIMESTEPS < noise.T:
+        if request["regret"] is not None and design.in_rounds(noise.T):
             timesteps = design.spread(noise, design.TIMESTEPS)
             first = max(FIRST_IMAGES, noise.T // (4 * len(timesteps)))
             return design.first_round(timesteps, count, first, job.seed)

@@ -86,7 +86,5 @@ def spread_error(
 
 def input_scale(found: Reading, t: int, like: Tensor) -> Any:
     """What ``x_t`` is multiplied with before the network sees it."""
-    f, g = found.noise.at(t, like)
-    return reading_named(found.predicts, found.sigma_data).input_scale(
-        f / found.noise.data_scale, g
-    )
+    scales = found.noise.at_trained(t, like)
+    return reading_named(found.predicts, found.sigma_data).input_scale(*scales)

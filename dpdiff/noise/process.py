@@ -49,6 +49,13 @@ class Process:
     ) -> None:
         """Take logarithms at ``t = 1 … T`` and the rest, checked."""
         self.T, self.betas = log_g2.size, None
+        if self.T == 0 or log_f2.shape != log_g2.shape:
+            raise InputError(
+                "a noise schedule has the two scales f and g of each timestep, at least of one; "
+                f"got {log_f2.size} and {log_g2.size}"
+            )
+        if not np.isfinite(log_g2).all() or not (log_f2 < np.inf).all():
+            raise InputError("the scales f and g are finite numbers, and g is above 0")
         inputs = np.arange(self.T) if time_inputs is None else np.array(time_inputs)
         if inputs.shape != (self.T,) or inputs.dtype.kind not in "fiu":
             raise InputError(f"time inputs are a number for each of {self.T} timesteps")
@@ -158,6 +165,11 @@ class Process:
         (torch.Size([2, 1]), tensor([1.0000, 0.9000]))
         """
         return per_example(self.f[t], like), per_example(self.g[t], like)
+
+    def at_trained(self, t: int | np.ndarray, like: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`at`, of the data in the scale that the network was trained on."""
+        f, g = self.at(t, like)
+        return f / self.data_scale, g
 
     def noise_gain(self, t: Any, s: Any) -> Any:
         """``a = log(g(t)² / g(s)²)``, at least 0 for ``0 < s < t``."""
