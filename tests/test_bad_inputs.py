@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from diffusers import DDPMScheduler
 
 import dpdiff
 from dpdiff import cli, models
@@ -22,6 +23,7 @@ from dpdiff.denoiser import Denoiser
 from dpdiff.noise import NoiseSchedule
 from dpdiff.runtime import workers
 from dpdiff.schedule import Schedule
+from dpdiff.training.recipes import RECIPES, build_network
 
 OWN = """
 import numpy as np, torch, dpdiff
@@ -222,6 +224,18 @@ def test_what_is_assumed_is_said(capsys, tmp_path):
     assert "bundled model 'digits' is meant" in capsys.readouterr().err
     assert main(["export", "even:2", "--to", "json", "--model", "digits"]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_levels_that_a_folder_does_not_tell_are_said_to_be_assumed(tmp_path, capsys):
+    network = build_network(RECIPES["digits"])
+    network.save_pretrained(tmp_path / "m")
+    DDPMScheduler(20, variance_type="learned_range").save_pretrained(tmp_path / "m")
+    draw = ["sample", "--model", f"{tmp_path}/m", "--schedule", "even:1", "--n", "1", "--out"]
+    assert main([*draw, f"{tmp_path}/a.png"]) == 0
+    assert "256 levels are assumed" in capsys.readouterr().err
+    (tmp_path / "m" / "dpdiff.json").write_text('{"levels": 256}')
+    assert main([*draw, f"{tmp_path}/b.png"]) == 0
+    assert "assumed" not in capsys.readouterr().err
 
 
 def test_costs_of_another_model_name_the_one_that_was_assumed(place, capsys):

@@ -49,6 +49,12 @@ def denoiser_for(options: argparse.Namespace, *, rule: str | None) -> Denoiser:
         options.model = "digits"
         options.notes.append("no --model was given: the bundled model 'digits' is meant")
     denoiser = _loaded(options.model, options.flags, device(options.device))
+    folder = Path(options.model)
+    if folder.is_dir() and denoiser.levels == 256 and not (folder / "dpdiff.json").exists():
+        options.notes.append(
+            "256 levels are assumed, 8 bits a channel: a dpdiff.json in the model's folder can "
+            'say otherwise, {"levels": 17}'
+        )
     if options.precision != "float32" or options.compile:
         denoiser = denoiser.with_precision(options.precision, compile=options.compile)
     if rule is None:
