@@ -8,7 +8,8 @@ standard error, geometric mean, and the paired difference from ``flow`` with its
         --greedy 8 --greedy-noises 2 --price
 
 - ``flow``, ``aligned`` and ``plain`` come from ``--calls`` noises on ``max(64, 4 K)`` nodes;
-  ``guard`` is what ``recommend`` takes, chosen on noises of its own;
+  ``guard`` is what ``recommend`` takes, chosen on noises of its own, and ``moved`` what it makes of
+  that with ``--moves`` moves;
 - ``GITS`` and ``Optimal Stepsize`` are written anew from their formulas: the first with as many
   noises as fit into ours' network calls, the second with ``--greedy-noises`` up to ``--greedy``
   steps, each of which takes up to 64 calls a noise;
@@ -50,13 +51,14 @@ SEED, HELD_OUT = 0, 100
 Table = dict[str, dict[int, dpdiff.Schedule]]
 
 
-def load(model: str, recipe: str) -> dpdiff.Denoiser:
+def load(model: str, recipe: str, device: str) -> dpdiff.Denoiser:
     """A bundled model, a folder, or the averaged network of a training checkpoint."""
     if Path(model).suffix != ".pt":
-        return dpdiff.load(model)
+        return dpdiff.load(model, device=device)
     known, saved = RECIPES[recipe], torch.load(model, weights_only=False)
     network = build_network(known)
     network.load_state_dict(saved["average"])
+    network.to(device)
     linear = getattr(known, "grid", "cosine") == "linear"
     noise = (
         dpdiff.NoiseSchedule.linear(known.T)
@@ -128,7 +130,7 @@ class Bench:
 
 def ours(bench: Bench, budgets: list[int]) -> Table:
     """Schedules of every kind of costs, and guarded ones, each from nodes enough for its budget."""
-    options, made = bench.options, {kind: {} for kind in (*KINDS, "guard")}
+    options, made = bench.options, {kind: {} for kind in (*KINDS, "guard", "moved")}
     for nodes in sorted({max(64, 4 * k) for k in budgets}):
         own = [k for k in budgets if max(64, 4 * k) == nodes]
         folder = bench.folder / f"trajectories_{nodes}"
@@ -139,7 +141,9 @@ def ours(bench: Bench, budgets: list[int]) -> Table:
         for k in own:
             for kind, plan in plans.items():
                 made[kind][k] = plan.schedule(k)
-            made["guard"][k] = paths.recommend(k, n=options.guard, progress=False).schedule
+            for name, moves in (("guard", 0), ("moved", options.moves)):
+                best = paths.recommend(k, moves=moves, n=options.guard, progress=False)
+                made[name][k] = best.schedule
     return made
 
 
@@ -227,9 +231,11 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--n", type=int, default=512, help="held-out noises")
     parser.add_argument("--calls", type=int, default=32, help="noises for our trajectories")
     parser.add_argument("--guard", type=int, default=64, help="noises for the guard")
+    parser.add_argument("--moves", type=int, default=24, help="that are tried after the guard")
     parser.add_argument("--teacher", type=int, default=256, help="steps of the teacher")
     parser.add_argument("--greedy", type=int, default=32, help="Optimal Stepsize's largest K")
     parser.add_argument("--greedy-noises", type=int, default=8)
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     options.name = options.name or Path(options.model).stem
     return options
@@ -239,7 +245,7 @@ def main() -> None:
     """Draw, compare and write the table."""
     torch.set_num_threads(1)
     options, begun = parsed(), process_time()
-    denoiser = load(options.model, options.recipe)
+    denoiser = load(options.model, options.recipe, options.device)
     costs = None
     if options.costs or options.model in ("digits", "fashion", "fashion-linear"):
         costs = dpdiff.Costs.load(options.costs) if options.costs else dpdiff.load_costs(

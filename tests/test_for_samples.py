@@ -43,7 +43,7 @@ def test_schedules_are_those_of_the_library(made):
 
 def test_it_says_the_price_and_what_schedules_are_worth(made):
     folder, printed = made
-    price = r"192 network calls \(3 noises, 64 steps\) .* most 520 .* 4 other noises: at \S+ ms"
+    price = r"192 network calls \(3 noises, 64 steps\) .* most 1,672 .* 4 other noises: at \S+ ms"
     assert re.match(price, printed)
     rows = [line.split() for line in printed.splitlines()[-2:]]
     assert [row[0] for row in rows] == ["2", "4"]

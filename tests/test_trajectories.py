@@ -9,6 +9,7 @@ import torch
 from conftest import ToyNetwork
 from test_processes import family
 from test_workers import run, torchrun
+from tqdm import tqdm
 
 import dpdiff
 from dpdiff import strides
@@ -24,6 +25,7 @@ from dpdiff.trajectory import collection, rivals
 from dpdiff.trajectory.bands import Bands, bands_of
 from dpdiff.trajectory.comparison import Comparison
 from dpdiff.trajectory.gram import gram, jump_table
+from dpdiff.trajectory.moving import nearer
 from dpdiff.trajectory.nodes import chosen_nodes, node_grid
 from dpdiff.trajectory.refinement import best_paths
 from dpdiff.trajectory.teacher import predictions, start, states
@@ -302,7 +304,7 @@ def test_saved_and_read_again(paths, toy, tmp_path):
     assert same(read, paths)
     assert read.provenance == paths.provenance
     assert (read.costs().table == paths.costs().table).all()
-    with pytest.raises(InputError, match="trajectories of model"):
+    with pytest.raises(InputError, match="runs of model"):
         type(paths).load(tmp_path / "paths.npz", toy)
 
 
@@ -364,6 +366,50 @@ def test_recommended_is_never_worse_than_a_rival(paths):
     assert chosen.schedule.provenance["chosen"] == chosen.name
     with pytest.raises(InputError, match=r"nodes = 16"):
         paths.recommend(4, progress=False)
+
+
+def moved_from(start, goal, noise, moves):
+    """Steps moved towards a goal, where distances are known; and what was tried."""
+    seen = []
+
+    def distances(schedule, n):
+        seen.append((schedule.timesteps, n))
+        far = 1 + np.square(np.subtract(schedule.timesteps, goal)).sum()
+        return (far + noise * len(seen))[:n]
+
+    start, bar = Schedule(start), tqdm(disable=True)
+    least = distances(start, len(noise))
+    path, values = nearer(start, least, np.arange(0, 101, 2), distances, moves, bar)
+    assert values.mean() == 1 + np.square(np.subtract(path.timesteps, goal)).sum()
+    return path.timesteps, seen
+
+
+def test_steps_are_moved_to_where_samples_are_nearest():
+    goal = (0, 14, 32, 70, 100)
+    path, seen = moved_from((0, 25, 50, 75, 100), goal, np.zeros(40), 200)
+    assert path == goal
+    assert len(seen) == len(set(seen))
+    assert {n for _, n in seen} == {10, 40}
+    path, seen = moved_from((0, 25, 50, 75, 100), goal, np.zeros(8), 7)
+    assert len({timesteps for timesteps, _ in seen}) == 1 + 7
+    assert sum(np.abs(np.subtract(path, goal))) < 11 + 18 + 5
+    assert moved_from(goal, goal, np.zeros(8), 200)[0] == goal
+
+
+def test_moves_that_chance_may_explain_do_not_stay():
+    """The move gains in the mean, and noise by noise far more is lost or gained."""
+    noise = np.array([-1e4, 1e4] * 4)
+    assert moved_from((0, 16, 100), (0, 14, 100), noise, 40)[0] == (0, 16, 100)
+
+
+def test_moved_steps_are_recommended_only_where_they_are_nearer(paths):
+    plain, chosen = (paths.recommend(3, n=16, moves=m, progress=False) for m in (0, 30))
+    assert "moved" not in plain.comparison.distances
+    if chosen.name == "moved":
+        gap, error = chosen.comparison.difference("moved", plain.name)
+        assert gap < -error
+    else:
+        assert chosen.schedule == plain.schedule
 
 
 def test_a_better_rival_is_recommended(paths):

@@ -26,6 +26,7 @@ BUDGETS = (4, 8, 16)
 NOISES, HELD_OUT = 32, 64
 BATCH = 16  # noises in a block on disk: what a kill loses
 CANDIDATES = 11  # four of flow, aligned, plain, five strides
+MOVES = 24  # of steps, after the best of these
 NO_PART = ("data", "variance", "calls", "regret", "per_step", "smooth")
 STRIDES = ("even", "quadratic", "log SNR", "Karras", "arctan")
 
@@ -63,7 +64,7 @@ def optimize_for_samples(options: argparse.Namespace) -> None:
             workers=join(),
         )
         if join().first:
-            chosen = {steps: paths.recommend(steps, n=HELD_OUT) for steps in budgets}
+            chosen = {steps: paths.recommend(steps, moves=MOVES, n=HELD_OUT) for steps in budgets}
             _write(chosen, options.model, folder)
             checkpoints.remove(unfinished)
             print("\n".join(_table(paths, chosen)))
@@ -71,12 +72,14 @@ def optimize_for_samples(options: argparse.Namespace) -> None:
 
 def _announcement(denoiser: Denoiser, nodes: np.ndarray, budgets: list[int]) -> str:
     from dpdiff.cli.estimate import seconds_of, spoken
+    from dpdiff.trajectory.moving import first_noises
     from dpdiff.trajectory.teacher import predictions, start
 
     many, size = len(nodes) - 1, BATCH
     x = start(denoiser, 0, range(size))
     each = seconds_of(lambda: predictions(denoiser, nodes[[0, -1]], x)) / size
-    calls = NOISES * many, HELD_OUT * (many + CANDIDATES * sum(budgets))
+    a_step = HELD_OUT * CANDIDATES + MOVES * (HELD_OUT + first_noises(HELD_OUT))
+    calls = NOISES * many, HELD_OUT * many + a_step * sum(budgets)
     return (
         f"{calls[0]:,} network calls ({NOISES} noises, {many} steps) find schedules, and at most "
         f"{calls[1]:,} compare them with usual ones on {HELD_OUT} other noises: at "

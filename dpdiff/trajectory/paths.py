@@ -203,10 +203,10 @@ class Trajectories:
             )
         seed, teacher = self._held_out(seed, 1), teacher or self.teacher
         size = self.provenance["batch_size"]
-        if (teacher, n, seed) not in self._goals:
+        if len(self._goals.get((teacher, seed), ())) < n:
             self._goals.clear()  # the last one alone is kept: budgets are compared in turn
-            self._goals[teacher, n, seed] = drawn(self.denoiser, teacher, n, seed, size, progress)
-        goal = self._goals[teacher, n, seed]
+            self._goals[teacher, seed] = drawn(self.denoiser, teacher, n, seed, size, progress)
+        goal = self._goals[teacher, seed][:n]
         return compare(self.denoiser, schedules, goal, seed, size, progress)
 
     def recommend(
@@ -215,6 +215,7 @@ class Trajectories:
         rivals: Mapping[str, Schedule] | None = None,
         *,
         candidates: int = 4,
+        moves: int = 24,
         n: int = 64,
         seed: int | None = None,
         progress: bool = True,
@@ -222,7 +223,8 @@ class Trajectories:
         """A schedule that is no worse than any rival, by its samples from held-out noises.
 
         The flow cost's best paths, the other costs' best and the rivals all draw from the same
-        noises, and the one that is nearest to the teacher on average is taken.
+        noises. The steps of the one that is nearest to the teacher on average are moved as long
+        as that brings it nearer still.
 
         Parameters
         ----------
@@ -232,8 +234,10 @@ class Trajectories:
             By default the usual strides: see :func:`dpdiff.strides.usual`.
         candidates : int
             How many of the flow cost's best paths take part.
+        moves : int
+            How many moved steps are tried at most; 0 for none.
         n : int
-            Noises; ``n · K`` network calls a candidate.
+            Noises; ``n · K`` network calls a candidate, and as many a move.
         seed : int, optional
             Of the noises; by default two more than that of these trajectories.
         progress : bool
@@ -244,7 +248,7 @@ class Trajectories:
         Recommendation
         """
         seed = self._held_out(seed, 2)
-        return recommend(self, steps, rivals, candidates, n, seed, progress)
+        return recommend(self, steps, rivals, candidates, moves, n, seed, progress)
 
     def fewest_steps(
         self, within: float = 0.1, *, n: int = 32, seed: int | None = None, progress: bool = True
@@ -284,9 +288,7 @@ class Trajectories:
         about, arrays = archive.read(path, FORMAT, VERSION)
         own, model = about["provenance"]["model"], denoiser.fingerprint
         if own != model:
-            raise InputError(
-                f"{path} holds trajectories of model {own}, the model given is {model}"
-            )
+            raise InputError(f"{path} holds runs of model {own}, the model given is {model}")
         bands = Bands(*(arrays.pop(k) for k in BANDS))
         return cls(denoiser, bands=bands, provenance=about["provenance"], **arrays)
 

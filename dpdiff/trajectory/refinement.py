@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from dpdiff import strides
 from dpdiff.errors import InputError
@@ -15,6 +16,7 @@ from dpdiff.solvers.plan import schedule_of, solve
 from dpdiff.solvers.protocols import as_costs, checked
 from dpdiff.solvers.reference import BLOCK
 from dpdiff.trajectory.comparison import Comparison
+from dpdiff.trajectory.moving import nearer
 from dpdiff.trajectory.runs import Runs
 
 
@@ -85,7 +87,8 @@ class Recommendation:
     schedule : Schedule
     name : str
         ``flow`` is the cheapest path, ``flow 2``, ``flow 3`` … the next ones; ``aligned`` and
-        ``plain`` are the other costs' optima, and the rest are rivals.
+        ``plain`` are the other costs' optima; ``moved`` is the best of all these with some of
+        its steps moved; and the rest are rivals.
     comparison : Comparison
         Of all candidates, on the noises that chose.
     """
@@ -106,6 +109,7 @@ def recommend(
     steps: int,
     rivals: Mapping[str, Schedule] | None,
     candidates: int,
+    moves: int,
     n: int,
     seed: int,
     progress: bool,
@@ -128,6 +132,16 @@ def recommend(
         everything[kind] = solve(paths.costs(kind), steps).schedule(steps)
     everything |= {name: rival for name, rival in rivals.items() if name not in everything}
     comparison = paths.compare(everything, n, seed=seed, progress=progress)
+    best, least = everything[comparison.best], comparison.distances[comparison.best]
+
+    def distances(schedule: Schedule, n: int) -> np.ndarray:
+        return paths.compare({"": schedule}, n, seed=seed, progress=False).distances[""]
+
+    with tqdm(total=moves, desc="move", disable=not progress) as bar:
+        moved, values = nearer(best, least, paths.nodes, distances, moves, bar)
+    if moved != best:
+        everything["moved"] = moved
+        comparison = Comparison({**comparison.distances, "moved": values}, seed)
     name = comparison.best
     about = {
         "noise_schedule": paths.denoiser.noise.fingerprint,
