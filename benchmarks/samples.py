@@ -15,9 +15,10 @@ standard error, geometric mean, and the paired difference from ``flow`` with its
   steps, each of which takes up to 64 calls a noise;
 - ``ELBO``, ``weighted`` and ``entropy`` need measured costs: the bundled ones, or ``--costs``.
 
-``price`` holds the same distance for schedules from fewer and from more network calls. Every
-sampler's end points are kept in ``results/samples_<name>.parts`` until all is done, so a run that
-was stopped goes on. Seeds: 0 for trajectories, 2 for the guard, 100 for what is reported.
+``price`` holds the same distance for schedules from fewer and from more network calls. Distances
+are kept in ``results/samples_<name>.parts``, so a run that was stopped goes on, and one with a
+larger ``--n`` draws the difference. Seeds: 0 for trajectories, 2 for the guard, from 100 on for
+what is reported.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from shutil import rmtree
 from time import process_time
 
 import numpy as np
@@ -47,6 +47,8 @@ RESULTS = Path(__file__).parent / "results"
 BUDGETS = (4, 5, 6, 8, 10, 12, 16, 24, 32)
 PRICES = ((4, 32), (8, 32), (16, 32), (32, 32), (8, 64), (16, 64), (32, 64))
 SEED, HELD_OUT = 0, 100
+CHUNK = 64  # noises of one seed, from HELD_OUT on
+MOVED = 12  # steps, above which moving them would take most of the calls
 
 Table = dict[str, dict[int, dpdiff.Schedule]]
 
@@ -80,30 +82,40 @@ class Bench:
         self.folder.mkdir(parents=True, exist_ok=True)
         T = denoiser.noise.T
         self.teacher = dpdiff.Schedule(node_grid(denoiser.noise, min(options.teacher, T)))
-        self.goal = self.ends(self.teacher)
+        chunks = range(-(-options.n // CHUNK))
+        self.goals = [self.kept_array(self.teacher, c, lambda drawn: drawn) for c in chunks]
 
-    def ends(self, schedule: dpdiff.Schedule) -> np.ndarray:
-        """End points of a schedule's samples, from disk if they are there."""
-        job = (self.denoiser.fingerprint, schedule.timesteps, self.options.n)
+    def kept_array(
+        self, schedule: dpdiff.Schedule, chunk: int, make: Callable[[np.ndarray], np.ndarray]
+    ) -> np.ndarray:
+        """What is made of a chunk's end points, from disk if it is there."""
+        job = (self.denoiser.fingerprint, self.teacher.timesteps, schedule.timesteps, chunk)
         path = self.folder / (hashlib.sha256(repr(job).encode()).hexdigest()[:20] + ".npy")
         if not path.exists():
             drawn = dpdiff.sample(
-                self.denoiser, schedule, self.options.n, seed=HELD_OUT, sampler="ddim",
-                batch_size=64, progress=False,
+                self.denoiser, schedule, CHUNK, seed=HELD_OUT + chunk, sampler="ddim",
+                batch_size=CHUNK, progress=False,
             )  # fmt: skip
             with replacing(path) as file:
-                np.save(file, drawn.flatten(1).numpy())
+                np.save(file, make(drawn.flatten(1).double().numpy()))
         return np.load(path)
 
+    def distances(self, schedule: dpdiff.Schedule) -> np.ndarray:
+        """To the teacher's end points, one a noise."""
+        parts = [
+            self.kept_array(schedule, c, lambda drawn, g=goal: np.linalg.norm(drawn - g, axis=1))
+            for c, goal in enumerate(self.goals)
+        ]
+        return np.concatenate(parts)[: self.options.n]
+
     def compared(self, schedules: dict[str, dpdiff.Schedule]) -> Comparison:
-        """Distances to the teacher's end points."""
-        goal = self.goal.astype(np.float64)
-        distances = {k: np.linalg.norm(self.ends(s) - goal, axis=1) for k, s in schedules.items()}
-        return Comparison(distances, HELD_OUT)
+        """Distances of some schedules."""
+        return Comparison({k: self.distances(s) for k, s in schedules.items()}, HELD_OUT)
 
     def kept(self, name: str, make: Callable[[], Table]) -> Table:
         """Schedules that take network calls to find, from disk if they are there."""
-        path = self.folder / f"{name}.json"
+        job = repr((self.denoiser.fingerprint, name))
+        path = self.folder / (hashlib.sha256(job.encode()).hexdigest()[:20] + ".json")
         if not path.exists():
             made = {
                 kind: {k: schedule.timesteps for k, schedule in some.items()}
@@ -125,7 +137,7 @@ class Bench:
             plan = dpdiff.solve(paths.costs(), max(budgets))
             return {"flow": dict(zip(budgets, plan.schedules(budgets), strict=True))}
 
-        return self.kept(f"flow_{n}_{nodes}", make)["flow"]
+        return self.kept(f"flow {n} {nodes} {budgets}", make)["flow"]
 
 
 def ours(bench: Bench, budgets: list[int]) -> Table:
@@ -141,9 +153,12 @@ def ours(bench: Bench, budgets: list[int]) -> Table:
         for k in own:
             for kind, plan in plans.items():
                 made[kind][k] = plan.schedule(k)
-            for name, moves in (("guard", 0), ("moved", options.moves)):
-                best = paths.recommend(k, moves=moves, n=options.guard, progress=False)
-                made[name][k] = best.schedule
+            moves = options.moves if k <= MOVED else 0
+            best = paths.recommend(k, moves=moves, n=options.guard, progress=False)
+            chosen = min(best.candidates.keys() - {"moved"}, key=best.comparison.mean)
+            made["guard"][k] = best.candidates[chosen]
+            if k <= MOVED:
+                made["moved"][k] = best.schedule
     return made
 
 
@@ -163,7 +178,8 @@ def theirs(bench: Bench, budgets: list[int]) -> Table:
 def free(bench: Bench, costs: dpdiff.Costs | None, budgets: list[int]) -> Table:
     """Strides, and what measured likelihood costs say."""
     noise = bench.denoiser.noise
-    centred = bench.goal - bench.goal.mean(0, dtype=np.float64)
+    goal = bench.goals[0]  # of the first chunk alone, so that more noises change no schedule
+    centred = goal - goal.mean(0)
     made: Table = {}
     plans = {}
     if costs is not None:
@@ -254,8 +270,9 @@ def main() -> None:
         costs.check_model(denoiser.fingerprint)
     bench = Bench(denoiser, options)
     table = free(bench, costs, options.budgets)
-    table |= bench.kept(f"ours_{options.calls}", lambda: ours(bench, options.budgets))
-    table |= bench.kept(f"theirs_{options.greedy}", lambda: theirs(bench, options.budgets))
+    asked = {k: v for k, v in vars(options).items() if k not in ("n", "price", "device")}
+    table |= bench.kept(f"ours {asked}", lambda: ours(bench, options.budgets))
+    table |= bench.kept(f"theirs {asked}", lambda: theirs(bench, options.budgets))
     distances = {}
     for k in options.budgets:
         schedules = {name: some[k] for name, some in table.items() if k in some}
@@ -266,7 +283,11 @@ def main() -> None:
         "what": "distance of DDIM samples to a finer teacher's end points from the same noise",
         "model": {"name": options.name, "fingerprint": denoiser.fingerprint},
         "settings": {k: v for k, v in vars(options).items() if k not in ("model", "costs")},
-        "seeds": {"trajectories": SEED, "guard": SEED + 2, "held out": HELD_OUT},
+        "seeds": {
+            "trajectories": SEED,
+            "guard": SEED + 2,
+            "held out": f"{HELD_OUT} and on, one for every {CHUNK} noises",
+        },
         "dpdiff": dpdiff.__version__,
         "machine": machine(),
         "distances": distances,
@@ -275,7 +296,6 @@ def main() -> None:
     }
     with replacing(RESULTS / f"samples_{options.name}.json") as file:
         file.write((json.dumps(document, indent=1) + "\n").encode())
-    rmtree(bench.folder)
 
 
 if __name__ == "__main__":

@@ -91,11 +91,14 @@ class Recommendation:
         its steps moved; and the rest are rivals.
     comparison : Comparison
         Of all candidates, on the noises that chose.
+    candidates : dict of str to Schedule
+        What was compared.
     """
 
     schedule: Schedule
     name: str
     comparison: Comparison
+    candidates: dict[str, Schedule]
 
 
 def largest_budget(paths: Runs) -> int:
@@ -152,7 +155,8 @@ def recommend(
         "stderr": comparison.stderr(name) / paths.spread,
         "trajectories": paths.provenance,
     }
-    return Recommendation(Schedule(everything[name].timesteps, about), name, comparison)
+    schedule = Schedule(everything[name].timesteps, about)
+    return Recommendation(schedule, name, comparison, everything)
 
 
 def fewest_steps(paths: Runs, within: float, n: int, seed: int | None, progress: bool) -> int:
