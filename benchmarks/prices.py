@@ -194,25 +194,30 @@ def draw(report: dict) -> None:
 
     from dpdiff.plotting.style import STYLE
 
-    looks = {"few": ("#009e73", "o"), "trial": ("#d55e00", "s"), "dense": ("#0072b2", "^")}
+    looks = {
+        "few": ("#009e73", "o", "a few timesteps, the same images (default)"),
+        "trial": ("#d55e00", "s", "50 timesteps, no smoothing"),
+        "dense": ("#0072b2", "^", "every timestep, smoothed"),
+    }
     models = [name for name in ("digits", "fashion") if name in report]
     with plt.rc_context({**STYLE, "savefig.dpi": 120}):
         figure, panels = plt.subplots(
-            len(models), 4, figsize=(11, 2.9 * len(models)), sharex=True, squeeze=False
+            len(models), 4, figsize=(11, 2.9 * len(models)), sharex=True, sharey=True, squeeze=False
         )
         for row, model in zip(panels, models, strict=True):
             truth = "shipped" if model == "digits" else "pool"
             for axes, rule in zip(row, report[model]["floor"], strict=True):
-                for design, (colour, marker) in looks.items():
+                for design, (colour, marker, label) in looks.items():
                     cases = {int(c): run["seeds"] for c, run in report[model][design].items()}
                     calls = sorted(cases)
                     lost = [[s[truth][rule] for s in cases[c].values()] for c in calls]
                     worst = [np.mean(x, 0).max() for x in lost]  # of the budgets
-                    axes.loglog(calls, worst, color=colour, marker=marker, label=design)
+                    axes.loglog(calls, worst, color=colour, marker=marker, label=label)
                 axes.axhline(0.01, color="0.4", linewidth=1, linestyle=":")
                 axes.set(title=f"{model}, {rule}", xlabel="network calls")
             row[0].set_ylabel("bits/dim lost, worst budget")
-        panels[0][0].legend()
+        lines, labels = panels[0][0].get_legend_handles_labels()
+        figure.legend(lines, labels, loc="outside lower center", ncols=3, frameon=False)
         figure.savefig(Path(__file__).parent.parent / "book" / "figures" / "prices.png")
         plt.close(figure)
 
