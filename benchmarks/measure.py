@@ -100,14 +100,14 @@ class Rounds:
     @torch.inference_mode()
     def summing(self) -> list:
         """All that is made of the network's outputs."""
-        found, denoiser = [], self.job.denoiser
+        sums, denoiser = [], self.job.denoiser
         for batch, (x0, prediction) in zip(self.ready, self.outputs, strict=True):
             outcome = batch.t, x0, prediction
             values = statistics.per_image(denoiser, *outcome)
             values |= statistics.decoders(denoiser, *outcome, values["mse"])
             steps = len(np.unique(batch.t))
-            found.append(statistics.moments({k: v.cpu().numpy() for k, v in values.items()}, steps))
-        return found
+            sums.append(statistics.moments({k: v.cpu().numpy() for k, v in values.items()}, steps))
+        return sums
 
     def writing(self, measured: list) -> None:
         """One finished block."""
@@ -125,21 +125,21 @@ def compare(denoiser: Denoiser, options: argparse.Namespace, team: workers.Worke
     }
     measured = rounds.measuring()  # warm
     rounds.bare()
-    found: dict[str, list[float]] = {name: [] for name in ("bare", "measure", *parts, "blocks")}
+    seconds: dict[str, list[float]] = {name: [] for name in ("bare", "measure", *parts, "blocks")}
     wall = []
     for _ in range(options.repeats):
-        found["bare"].append(rounds.seconds(rounds.bare))
+        seconds["bare"].append(rounds.seconds(rounds.bare))
         team.broadcast(team.gather(None))  # all begin together
         begin = perf_counter()
-        found["measure"].append(rounds.seconds(rounds.measuring))
+        seconds["measure"].append(rounds.seconds(rounds.measuring))
         team.broadcast(team.gather(None))
         wall.append(perf_counter() - begin)
         for name, work in parts.items():
-            found[name].append(rounds.seconds(work))
+            seconds[name].append(rounds.seconds(work))
         block = rounds.seconds(lambda: rounds.writing(measured))
-        found["blocks"].append(block * len(rounds.chosen) / BLOCK)
-    bare = np.array(found.pop("bare"))
-    ratios = {name: np.array(times) / bare for name, times in found.items()}
+        seconds["blocks"].append(block * len(rounds.chosen) / BLOCK)
+    bare = np.array(seconds.pop("bare"))
+    ratios = {name: np.array(times) / bare for name, times in seconds.items()}
     return {
         "ratio_to_bare_calls": float(np.median(ratios["measure"])),
         "ratios": [round(float(ratio), 4) for ratio in ratios["measure"]],

@@ -80,8 +80,8 @@ class Pool:
 
     def fitted(self, sample: Sample) -> dpdiff.Costs:
         """The costs that such a measurement gives."""
-        found = sample.statistics(spread=False) | {"prior": self.costs.statistics["prior"]}
-        return replace(self.costs, statistics=found, sample=sample)
+        statistics = sample.statistics(spread=False) | {"prior": self.costs.statistics["prior"]}
+        return replace(self.costs, statistics=statistics, sample=sample)
 
     def exact(self) -> dpdiff.Costs:
         """The shipped means at 97 timesteps, interpolated without smoothing."""
@@ -145,7 +145,7 @@ def scored(costs: dpdiff.Costs, scales: dict[str, Scales]) -> dict:
     """Regrets by truth and rule, one number a budget."""
     chosen = {r: Thinned(costs.with_variance(r)).schedules(BUDGETS) for r in costs.variances}
     return {
-        name: {rule: scale.regrets(rule, found) for rule, found in chosen.items()}
+        name: {rule: scale.regrets(rule, schedules) for rule, schedules in chosen.items()}
         for name, scale in scales.items()
     }
 
@@ -181,11 +181,11 @@ def main(models: list[str]) -> None:
 
 def stated(costs: dpdiff.Costs) -> dict[str, list[float]]:
     """The regrets that the measurement itself is 95 % sure not to exceed."""
-    found = {}
+    regrets = {}
     for rule in costs.variances:
         errors = uncertainty(costs.with_variance(rule), BUDGETS, count=40).schedules
-        found[rule] = [round(error.regret95, 5) for error in errors]
-    return found
+        regrets[rule] = [round(error.regret95, 5) for error in errors]
+    return regrets
 
 
 def draw(report: dict) -> None:

@@ -31,7 +31,7 @@ RESAMPLES = 200
 RESULTS = Path(__file__).parent / "results"
 
 
-def told(value: float, stderr: float) -> list[float]:
+def rounded(value: float, stderr: float) -> list[float]:
     """A value and its standard error, rounded."""
     return [round(float(value), 5), round(float(stderr), 5)]
 
@@ -53,7 +53,7 @@ def kernel_excess(features: np.ndarray, even: np.ndarray, real: np.ndarray) -> l
         kernel_distance(ours, real).value - kernel_distance(theirs, real).value
         for ours, theirs in zip(*(np.split(x, len(SEEDS)) for x in (features, even)), strict=True)
     ]
-    return told(np.mean(per_seed), np.std(per_seed, ddof=1) / np.sqrt(len(per_seed)))
+    return rounded(np.mean(per_seed), np.std(per_seed, ddof=1) / np.sqrt(len(per_seed)))
 
 
 def main() -> None:
@@ -77,24 +77,24 @@ def main() -> None:
             features = {
                 kind: drawn(denoiser, make(steps), sampler) for kind, make in makers.items()
             }
-            for kind, found in features.items():
+            for kind, ours in features.items():
                 row = table.setdefault(sampler, {}).setdefault(kind, {})
                 row[steps] = {
-                    "frechet": told(*frechet_distance(found, real)),
-                    "kernel": told(*kernel_distance(found, real)),
+                    "frechet": rounded(*frechet_distance(ours, real)),
+                    "kernel": rounded(*kernel_distance(ours, real)),
                 }
                 if kind != "even":
-                    row[steps]["frechet_excess"] = told(
-                        *frechet_difference(found, features["even"], real, resamples=RESAMPLES)
+                    row[steps]["frechet_excess"] = rounded(
+                        *frechet_difference(ours, features["even"], real, resamples=RESAMPLES)
                     )
-                    row[steps]["kernel_excess"] = kernel_excess(found, features["even"], real)
+                    row[steps]["kernel_excess"] = kernel_excess(ours, features["even"], real)
                 print(f"{sampler:9} {steps:3} {kind:9} {row[steps]}", flush=True)
     document = {
         "what": "distances of samples to held-out digits in classifier features: [value, stderr]",
         "samples": len(SEEDS) * PER_SEED,
         "seeds": list(SEEDS),
         "held_out": len(real),
-        "validation_digits": {"kernel": told(*kernel_distance(others, real))},
+        "validation_digits": {"kernel": rounded(*kernel_distance(others, real))},
         "costs": costs.provenance,
         "dpdiff": dpdiff.__version__,
         "distances": table,

@@ -80,9 +80,9 @@ def gains(
     bounds = evaluate_many(
         [(denoiser, schedule) for _, _, schedule in jobs], images, seed=1, progress=False
     )
-    found = {(k, name): bound for (k, name, _), bound in zip(jobs, bounds, strict=True)}
+    score = {(k, name): bound for (k, name, _), bound in zip(jobs, bounds, strict=True)}
     return {
-        k: {name: tuple(found[k, name].minus(found[k, "even"])) for name in plans} for k in budgets
+        k: {name: tuple(score[k, name].minus(score[k, "even"])) for name in plans} for k in budgets
     }
 
 

@@ -32,21 +32,21 @@ SEED = 1  # not the seed of the shipped costs
 RESULTS = Path(__file__).parent / "results"
 
 
-def told(bits: np.ndarray) -> list[float]:
+def rounded(bits: np.ndarray) -> list[float]:
     """Mean and standard error, rounded."""
     return [round(float(bits.mean()), 5), round(float(bits.std(ddof=1) / np.sqrt(len(bits))), 5)]
 
 
 def schedules(costs: dpdiff.Costs, *, raw: bool) -> dict[tuple[str, str, int], dpdiff.Schedule]:
     """Every schedule to score, by rule, kind and number of steps."""
-    found = {}
+    by_rule = {}
     for rule in costs.variances:
         plan = dpdiff.solve((costs if raw else costs.smoothed()).with_variance(rule))
         for steps in BUDGETS:
-            found[rule, "even", steps] = dpdiff.Schedule.even(costs.T, steps)
-            found[rule, "quadratic", steps] = dpdiff.Schedule.quadratic(costs.T, steps)
-            found[rule, "dp", steps] = plan.schedule(steps)
-    return found
+            by_rule[rule, "even", steps] = dpdiff.Schedule.even(costs.T, steps)
+            by_rule[rule, "quadratic", steps] = dpdiff.Schedule.quadratic(costs.T, steps)
+            by_rule[rule, "dp", steps] = plan.schedule(steps)
+    return by_rule
 
 
 def main() -> None:
@@ -74,10 +74,10 @@ def main() -> None:
         rule: {k: {} for k in ("even", "quadratic", "dp", "all", "dp_minus_all")} for rule in ruled
     }
     for (rule, kind, steps), per_image in bits.items():
-        table[rule][kind][steps] = told(per_image)
+        table[rule][kind][steps] = rounded(per_image)
         if kind == "dp":
             lost = per_image[:: options.every] - bits[rule, "all", costs.T]
-            table[rule]["dp_minus_all"][steps] = told(lost)
+            table[rule]["dp_minus_all"][steps] = rounded(lost)
     document = {
         "what": f"bits/dim on held-out images of {options.model}: [mean, standard error]",
         "images": len(images),

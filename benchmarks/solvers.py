@@ -51,19 +51,19 @@ def alone(task: str, *numbers: int, fresh: bool = False) -> dict:
 def check_equality(name: str, costs, few: int) -> dict:
     """All totals of all methods on one set of costs, and what it takes to get them."""
     begin = perf_counter()
-    table, found = np.full((costs.T + 1, costs.T + 1), np.inf), {}
+    table, report = np.full((costs.T + 1, costs.T + 1), np.inf), {}
     for start in range(0, costs.T + 1, reference.BLOCK):
         stop = min(start + reference.BLOCK, costs.T + 1)
         table[start:stop, :stop] = costs.rows(start, stop)
-    found["making_table_s"] = perf_counter() - begin
+    report["making_table_s"] = perf_counter() - begin
     exact, rough = solve(table, method="sweep"), solve(table, method="sweep32")
     for best, _ in (reference.reference(table, few), double_loop(table, few)):
         np.testing.assert_array_equal(best[1:, -1], exact.totals[1 : few + 1])
     made = solve(costs, method="sweep")
     np.testing.assert_allclose(made.totals[1:], exact.totals[1:], rtol=1e-12)
-    found["sweep_making_rows_s"] = timed(lambda: solve(costs, method="sweep"))
+    report["sweep_making_rows_s"] = timed(lambda: solve(costs, method="sweep"))
     gap = rough.totals[1:] - exact.totals[1:]
-    found["float32_regret_bits_per_dim"] = float(gap.max() / (DIMS * np.log(2)))
+    report["float32_regret_bits_per_dim"] = float(gap.max() / (DIMS * np.log(2)))
     if costs.lines() is not None:
         plan = solve(costs, method="envelope")
         difference = np.abs(plan.totals[1:] / exact.totals[1:] - 1).max()
@@ -71,10 +71,10 @@ def check_equality(name: str, costs, few: int) -> dict:
         for steps in (1, 2, 8, 32, 256, exact.T):
             total = sum(table[jump] for jump in plan.schedule(steps).jumps)
             np.testing.assert_allclose(total, exact.totals[steps], rtol=1e-12)
-        found["envelope_relative_difference"] = float(difference)
-        found["envelope_s"] = timed(lambda: solve(costs, method="envelope"))
-    say(f"{name}: all totals equal ({perf_counter() - begin:.1f} s); {found}")
-    return found
+        report["envelope_relative_difference"] = float(difference)
+        report["envelope_s"] = timed(lambda: solve(costs, method="envelope"))
+    say(f"{name}: all totals equal ({perf_counter() - begin:.1f} s); {report}")
+    return report
 
 
 def time_methods(T: int, repeats: int) -> list[dict]:
@@ -121,7 +121,7 @@ def growth(repeats: int, shrink: int) -> dict:
         ("envelope", "K"): [(16_000, K) for K in (64, 128, 256, 512)],
         ("envelope", "T = K"): square,
     }
-    found = {}
+    fits = {}
     for (method, name), sizes in series.items():
         x, times, counts = [], [], []
         for T, K in ((T // shrink, K // shrink) for T, K in sizes):
@@ -131,9 +131,9 @@ def growth(repeats: int, shrink: int) -> dict:
             times.append(timed(lambda c=costs, k=K: solve(c, k), repeats))
             counts.append(relaxations(T, K) if method == "sweep" else K * T * np.log2(T))
         slope, theory = (float(np.polyfit(np.log(x), np.log(y), 1)[0]) for y in (times, counts))
-        found[f"{method}, {name}"] = {"exponent": slope, "theory": theory, "seconds": times}
+        fits[f"{method}, {name}"] = {"exponent": slope, "theory": theory, "seconds": times}
         say(f"growth of the {method}'s time with {name}: exponent {slope:.2f}, theory {theory:.2f}")
-    return found
+    return fits
 
 
 def main() -> None:

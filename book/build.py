@@ -46,8 +46,8 @@ def main() -> int:
         # Sphinx warns about a page only when it reads it; the next run must read all of them.
         shutil.rmtree(BUILD / ".doctrees", ignore_errors=True)
         return code
-    if found := pages.problems(HTML):
-        print("The pages are built, but not right:", *found, sep="\n  ", file=sys.stderr)
+    if problems := pages.problems(HTML):
+        print("The pages are built, but not right:", *problems, sep="\n  ", file=sys.stderr)
         return 1
     print(f"\nThe book is ready. Open {(HTML / 'index.html').as_uri()}")
     return 0

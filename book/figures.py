@@ -27,23 +27,23 @@ DIGITS = 6
 
 def scores() -> tuple[dict[str, dict[str, list[float]]], float]:
     """Recorded bits/dim by kind and budget (learned variance), and those of all steps."""
-    found = json.loads(SCORES.read_text())["bits_per_dim"]["learned_range"]
+    table = json.loads(SCORES.read_text())["bits_per_dim"]["learned_range"]
     # All steps were scored on fewer images: take their distance from a schedule on the same ones.
-    return found, found["dp"]["256"][0] - found["dp_minus_all"]["256"][0]
+    return table, table["dp"]["256"][0] - table["dp_minus_all"]["256"][0]
 
 
 def teaser() -> Path:
     """Digits drawn in all steps, and in fewer by even and by optimal schedules."""
     denoiser = dpdiff.load("digits")
     plan = dpdiff.solve(dpdiff.load_costs("digits").smoothed(), max_steps=max(BUDGETS))
-    found, all_bits = scores()
+    table, all_bits = scores()
     full = dpdiff.Schedule(range(plan.T + 1))
     strips = [("all {:,} steps", full, all_bits, (0, slice(1, 3)))]
     for row, steps in enumerate(BUDGETS, start=1):
         even, best = dpdiff.Schedule.even(plan.T, steps), plan.schedule(steps)
         for kind, schedule, place in (("even", even, slice(0, 2)), ("dp", best, slice(2, 4))):
             text = "{} " + {"even": "even", "dp": "optimal"}[kind]
-            strips.append((text, schedule, found[kind][str(steps)][0], (row, place)))
+            strips.append((text, schedule, table[kind][str(steps)][0], (row, place)))
 
     plotting.use_style()
     figure = plt.figure(figsize=(5.4, 3.3))

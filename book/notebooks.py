@@ -40,14 +40,14 @@ def lessons() -> list[Path]:
 
 def references() -> dict[str, tuple[str, str]]:
     """Authors and year of everything in the bibliography."""
-    found = {}
+    entries = {}
     text = (ROOT / "book" / "references.bib").read_text(encoding="utf-8")
     for key, body in ENTRY.findall(text):
         names = re.search(r"author = \{(.*)\}", body)[1].split(" and ")
         names = [name.split(",")[0].strip("{} ") for name in names]
         who = " and ".join(names) if len(names) < 3 else f"{names[0]} et al."
-        found[key] = who, re.search(r"year = \{?(\d+)", body)[1]
-    return found
+        entries[key] = who, re.search(r"year = \{?(\d+)", body)[1]
+    return entries
 
 
 def numbered(book: dict[str, NotebookNode]) -> dict[str, tuple[str, str]]:
@@ -81,19 +81,19 @@ class Reader:
         text = ROLE.sub(self._role, text)
         return LINK.sub(rf"]({BOOK}lessons/\1.html\2)", text)
 
-    def _admonition(self, found: re.Match[str]) -> str:
-        lines = [f"**{found[1]}**", "", *found[2].split("\n")]
+    def _admonition(self, match: re.Match[str]) -> str:
+        lines = [f"**{match[1]}**", "", *match[2].split("\n")]
         return "\n".join(f"> {line}".rstrip() for line in lines)
 
-    def _exercise(self, found: re.Match[str]) -> str:
+    def _exercise(self, match: re.Match[str]) -> str:
         self.exercises += 1
-        return f"### Exercise {self.exercises}: {found[2]}\n\n{found[4]}"
+        return f"### Exercise {self.exercises}: {match[2]}\n\n{match[4]}"
 
-    def _equation(self, found: re.Match[str]) -> str:
-        return f"$$\n{found[1].strip()} \\tag{{{self.labels[found[3]][1][1:-1]}}}\n$$"
+    def _equation(self, match: re.Match[str]) -> str:
+        return f"$$\n{match[1].strip()} \\tag{{{self.labels[match[3]][1][1:-1]}}}\n$$"
 
-    def _role(self, found: re.Match[str]) -> str:
-        kind, target = found.groups()
+    def _role(self, match: re.Match[str]) -> str:
+        kind, target = match.groups()
         if kind.startswith("cite"):
             each = [self.sources[key.strip()] for key in target.split(",")]
             if kind == "cite:t":

@@ -82,24 +82,24 @@ def broken(path: Path, address: str, pages: dict[Path, Page]) -> bool:
 def problems(html: Path) -> list[str]:
     """Everything that is wrong with the pages of a folder, one line each."""
     html = html.resolve()
-    pages, found = read(html), []
+    pages, faults = read(html), []
     for path, page in pages.items():
         name = path.relative_to(html)
-        found += [f"{name}: image without alt text: {source}" for source in page.silent]
-        found += [f"{name}: loaded from another host: {a}" for a in page.loads if is_elsewhere(a)]
-        found += [f"{name}: broken link: {a}" for a in page.links if broken(path, a, pages)]
-        found += [f"{name}: missing file: {a}" for a in page.loads if broken(path, a, {})]
+        faults += [f"{name}: image without alt text: {source}" for source in page.silent]
+        faults += [f"{name}: loaded from another host: {a}" for a in page.loads if is_elsewhere(a)]
+        faults += [f"{name}: broken link: {a}" for a in page.links if broken(path, a, pages)]
+        faults += [f"{name}: missing file: {a}" for a in page.loads if broken(path, a, {})]
     for path in sorted(html.rglob("*.css")):
         hosts = IN_STYLES.findall(path.read_text(encoding="utf-8"))
-        found += [f"{path.relative_to(html)}: loaded from another host: {a}" for a in hosts]
-    return list(dict.fromkeys(found))
+        faults += [f"{path.relative_to(html)}: loaded from another host: {a}" for a in hosts]
+    return list(dict.fromkeys(faults))
 
 
 def external_links(html: Path) -> dict[str, list[str]]:
     """Addresses outside the book, with the pages that link to them."""
-    html, found = html.resolve(), {}
+    html, addresses = html.resolve(), {}
     for path, page in read(html).items():
         for address in page.links:
             if urlsplit(address).scheme in ("http", "https"):
-                found.setdefault(urldefrag(address)[0], []).append(str(path.relative_to(html)))
-    return found
+                addresses.setdefault(urldefrag(address)[0], []).append(str(path.relative_to(html)))
+    return addresses

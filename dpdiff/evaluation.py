@@ -209,8 +209,8 @@ def evaluate_many(
         for (t, rows), batch in zip(calls, batches, strict=True):
             edges = _edges(jobs, t)
             look = partial(_look, model, jobs, edges, batch, two_node_decoder)
-            found = np.concatenate(halving(look, len(rows)), axis=1)
-            for (job, edge), costs in zip(edges, found, strict=True):
+            edge_costs = np.concatenate(halving(look, len(rows)), axis=1)
+            for (job, edge), costs in zip(edges, edge_costs, strict=True):
                 nats[job][edge, rows] = costs
             bar.update()
     nats = _gathered(nats, np.concatenate([*own, np.zeros(0, int)]), workers)

@@ -236,8 +236,8 @@ def sample(
 
 def _check_start(name: str, x: Any, shape: tuple[int, ...]) -> None:
     if x is not None and (not isinstance(x, Tensor) or tuple(x.shape) != shape):
-        found = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise InputError(f"{name} is a tensor of shape {shape}, got {found}")
+        kind = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise InputError(f"{name} is a tensor of shape {shape}, got {kind}")
 
 
 def _partial(schedule: Schedule, begin: Any, x_T: Any, x_0: Any) -> Schedule:
@@ -267,9 +267,9 @@ def _finished(states: Iterator[State], tick: Callable[[], Any]) -> np.ndarray:
         tick()
         finite.append(state.x0.isfinite().all())
         begins.append(state.t)
-    found = torch.stack(finite).cpu().numpy()
-    if not found.all():
-        raise not_finite(f"before {begins[int(np.argmin(found))]}")
+    is_finite = torch.stack(finite).cpu().numpy()
+    if not is_finite.all():
+        raise not_finite(f"before {begins[int(np.argmin(is_finite))]}")
     return state.x.cpu().numpy()
 
 

@@ -128,8 +128,8 @@ def member(rng, array, promising):
 
 def forged(rng, path):
     """A sealed archive with members missing, renamed, retyped, oversized or packed otherwise."""
-    with np.load(path) as found:
-        arrays = dict(found)
+    with np.load(path) as archive:
+        arrays = dict(archive)
     about, name = json.loads(str(arrays["about"])), rng.choice(sorted(arrays))
     kind = rng.randrange(6)
     if kind == 0:
@@ -189,15 +189,15 @@ class Kept:
         self.path.write_bytes(self.spoilt(rng))
         started = time.perf_counter()
         try:
-            found = self.read()
+            values = self.read()
         except InputError:
-            found = None
+            values = None
         finally:
             self.path.write_bytes(self.whole)
         assert time.perf_counter() - started < SECONDS
-        if found is None:
+        if values is None:
             return "refused"
-        assert not self.exact or same(found, self.expected), "other numbers"
+        assert not self.exact or same(values, self.expected), "other numbers"
         return "same" if self.exact else "read"
 
 
@@ -233,10 +233,10 @@ class Part(Kept):
         return self.folder / "t000001.part"
 
     def read(self):
-        found = self.kept.load([np.arange(1, 5), np.arange(5, 9)])
-        if not found:
+        blocks = self.kept.load([np.arange(1, 5), np.arange(5, 9)])
+        if not blocks:
             raise InputError("counted as not there")
-        return {str(first): values for first, values in found.items()}
+        return {str(first): values for first, values in blocks.items()}
 
 
 class ForgedPart(Part):
@@ -255,8 +255,8 @@ class ScheduleFile(Kept):
         return self.folder / "dp.json"
 
     def read(self):
-        found = Schedule.load(self.path)
-        return {"timesteps": found.timesteps, "provenance": found.provenance}
+        schedule = Schedule.load(self.path)
+        return {"timesteps": schedule.timesteps, "provenance": schedule.provenance}
 
     def spoilt(self, rng):
         document = json.loads(self.whole)
@@ -374,10 +374,10 @@ class Images(Kept):
     pixels = np.arange(5 * 4 * 4, dtype=np.uint8).reshape(5, 4, 4)
 
     def read(self):
-        found = np.asarray(dpdiff.images(self.path, progress=False))
-        assert found.dtype.kind in "iuf"
-        assert found.ndim == 4
-        return found
+        images = np.asarray(dpdiff.images(self.path, progress=False))
+        assert images.dtype.kind in "iuf"
+        assert images.ndim == 4
+        return images
 
 
 class Npy(Images):
@@ -479,9 +479,9 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    found = run(options.cases, options.seed)
+    counts = run(options.cases, options.seed)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
     assert grown < MEMORY, grown
     print(
-        f"{sum(c.total() for c in found.values())} cases, {grown / 2**20:.0f} MB", file=sys.stderr
+        f"{sum(c.total() for c in counts.values())} cases, {grown / 2**20:.0f} MB", file=sys.stderr
     )

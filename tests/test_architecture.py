@@ -71,14 +71,14 @@ def modules(package):
 
 def imports(name, path, known):
     """The modules of the package that a file names, wherever in it and for whatever purpose."""
-    found = set()
+    imported = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             inner = {f"{node.module}.{alias.name}" for alias in node.names} & known.keys()
-            found |= inner or {node.module}
-    return (found & known.keys()) - {name}
+            imported |= inner or {node.module}
+    return (imported & known.keys()) - {name}
 
 
 def room_of(module):

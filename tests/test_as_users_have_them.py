@@ -49,9 +49,9 @@ def test_weights_of_any_dtype_are_given_their_own(dtype):
     x = torch.randn(3, 1, 4, 4, dtype=torch.float64)
     full, own = model(Shifted()), model(Shifted().to(dtype))
     assert own.dtype == dtype
-    found = own(x, 3).x0
-    assert found.dtype == torch.float64
-    assert (found - full(x, 3).x0).abs().max() < (0.1 if dtype != torch.float64 else 1e-5)
+    x0 = own(x, 3).x0
+    assert x0.dtype == torch.float64
+    assert (x0 - full(x, 3).x0).abs().max() < (0.1 if dtype != torch.float64 else 1e-5)
     assert own.precision == {"float16": "float16", "bfloat16": "bf16"}.get(
         str(dtype)[6:], "float64"
     )
@@ -185,14 +185,14 @@ def pictures():
     ids=lambda given: type(given).__name__,
 )
 def test_images_of_every_kind_are_the_same_images(given):
-    found = check(given, (3, 4, 6), 256)
-    assert found.dtype.kind in "iu"
-    assert (found == IMAGES).all()
+    images = check(given, (3, 4, 6), 256)
+    assert images.dtype.kind in "iu"
+    assert (images == IMAGES).all()
 
 
 def test_bfloat16_images_are_the_nearest_levels():
-    found = check(torch.from_numpy(IMAGES / 255).bfloat16(), (3, 4, 6), 256)
-    assert np.abs(found.astype(int) - IMAGES).max() <= 1
+    images = check(torch.from_numpy(IMAGES / 255).bfloat16(), (3, 4, 6), 256)
+    assert np.abs(images.astype(int) - IMAGES).max() <= 1
 
 
 def test_one_channel_may_be_left_out():

@@ -76,8 +76,8 @@ def test_evaluate_prints_what_the_library_computes(capsys):
     for line, score in zip(lines, scores, strict=True):
         assert float(line.split()[2]) == pytest.approx(score.mean, abs=1e-3)
         assert float(line.split()[3]) == pytest.approx(score.stderr, abs=1e-3)
-    told = [float(word) for word in lines[1].split()[-2:]]
-    assert told == pytest.approx(scores[1].minus(scores[0]), abs=1e-3)
+    difference = [float(word) for word in lines[1].split()[-2:]]
+    assert difference == pytest.approx(scores[1].minus(scores[0]), abs=1e-3)
 
 
 def test_images_from_a_file(tmp_path):

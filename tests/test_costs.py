@@ -104,7 +104,7 @@ def test_learned_range_contains_the_fixed_rules(toy, toy_images):
 
 
 def test_optimal_variance_is_the_best_scalar(toy, toy_images, costs):
-    """Moving log σ² of a jump either way makes it dearer."""
+    """Moving log σ² of a jump either way makes it costlier."""
     t, s = 800, 300
     x0, mean, _ = outputs(toy, toy_images, t, seed=3)
     gap, m = toy.noise.snr_gap(t, s), ((x0 - mean) ** 2).sum() / len(x0)
@@ -113,8 +113,8 @@ def test_optimal_variance_is_the_best_scalar(toy, toy_images, costs):
         return 0.5 * (toy.dims * (u + math.expm1(-u)) + gap * m * math.exp(-u))
 
     best = math.log1p(gap * m / toy.dims)
-    found = costs.with_variance("optimal").rows(t, t + 1)[0, s]
-    np.testing.assert_allclose(found, cost(best), rtol=1e-12)
+    least = costs.with_variance("optimal").rows(t, t + 1)[0, s]
+    np.testing.assert_allclose(least, cost(best), rtol=1e-12)
     assert cost(best) < min(cost(best + 0.01), cost(best - 0.01))
 
 

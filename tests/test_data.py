@@ -72,8 +72,8 @@ def assert_divided(source, train, test):
     """The official division: the last tenth of the training set apart."""
     cut = len(train) - len(train) // 10
     expected = (train[:cut], train[cut:], test)
-    for found, wanted in zip(splits(source), expected, strict=True):
-        np.testing.assert_array_equal(found, wanted)
+    for images, wanted in zip(splits(source), expected, strict=True):
+        np.testing.assert_array_equal(images, wanted)
 
 
 # --- what is read ---
@@ -93,9 +93,9 @@ def test_npy_in_all_its_arrangements(tmp_path):
         (np.asfortranarray(images), images, None),
     ):
         np.save(path, stored)
-        found = dpdiff.images(path, shape=shape)
-        assert isinstance(found, np.memmap)
-        np.testing.assert_array_equal(found, wanted)
+        array = dpdiff.images(path, shape=shape)
+        assert isinstance(array, np.memmap)
+        np.testing.assert_array_equal(array, wanted)
 
 
 def test_an_ambiguous_array_has_its_channels_first_unless_the_shape_says_otherwise(tmp_path):
@@ -161,9 +161,9 @@ def test_pictures_in_folders_sorted_by_path(tmp_path):
     Image.fromarray(images[5]).save(tmp_path / "c.PNG")
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / ".hidden.png").write_bytes(b"no image either")
-    found = dpdiff.images(tmp_path)
-    assert (found.shape, found.dtype) == ((6, 3, 5, 7), np.uint8)
-    np.testing.assert_array_equal(found[:], images.transpose(0, 3, 1, 2))
+    lazy = dpdiff.images(tmp_path)
+    assert (lazy.shape, lazy.dtype) == ((6, 3, 5, 7), np.uint8)
+    np.testing.assert_array_equal(lazy[:], images.transpose(0, 3, 1, 2))
 
 
 def test_grey_and_coloured_pictures(tmp_path):
@@ -232,11 +232,11 @@ def by_the_rule(image, size):
 )
 def test_pictures_are_cut_and_resized_by_the_rule(tmp_path, height, width):
     write_pictures(tmp_path, [pixels(height, width, 3)])
-    found = dpdiff.images(tmp_path, shape=(3, 8, 8))[0]
+    image = dpdiff.images(tmp_path, shape=(3, 8, 8))[0]
     expected = by_the_rule(pixels(height, width, 3), 8)
     # Weights in 22 bits may round a value that lies on an edge the other way.
-    assert np.abs(found.astype(float) - expected).max() <= 1
-    assert (found != expected).mean() <= 0.02
+    assert np.abs(image.astype(float) - expected).max() <= 1
+    assert (image != expected).mean() <= 0.02
 
 
 def test_oblong_shapes_are_covered(tmp_path):
@@ -264,9 +264,9 @@ def test_rows_are_picked_as_numpy_picks_them(folder_of_twelve, tmp_path):
         assert len(lazy) == 12
         mask = np.arange(12) % 5 == 1
         for index in (3, -1, slice(2, 9, 3), slice(None, None, -1), [4, 4, 0, -2], mask, slice(0)):
-            found = lazy[index]
-            assert isinstance(found, np.ndarray)
-            np.testing.assert_array_equal(found, whole[index])
+            rows = lazy[index]
+            assert isinstance(rows, np.ndarray)
+            np.testing.assert_array_equal(rows, whole[index])
         for index in (12, [0, 12], mask[:5]):
             with pytest.raises(IndexError):
                 lazy[index]
@@ -404,9 +404,9 @@ def test_files_of_floats_are_recognised(tmp_path, begin, ending, capsys):
     floats = (levels / 255 * (1 - begin) + begin).astype(np.float32)
     (np.save if ending == "npy" else np.savez)(path, floats)
     checks.say_once.cache_clear()
-    found = check(dpdiff.images(path, shape=(1, 8, 8)), (1, 8, 8), 256)
-    assert found.dtype == np.uint8
-    np.testing.assert_array_equal(found[:, 0], levels)
+    images = check(dpdiff.images(path, shape=(1, 8, 8)), (1, 8, 8), 256)
+    assert images.dtype == np.uint8
+    np.testing.assert_array_equal(images[:, 0], levels)
     assert f"taken as [{begin}, 1]" in capsys.readouterr().err
     recipe = replace(RECIPES["fashion"], shape=(1, 8, 8), channels=(16, 16), attention=(False,) * 2)
     trainer = training.Trainer(recipe, tmp_path / "run", path)
@@ -610,9 +610,9 @@ def test_training_sets_of_an_undivided_source_do_not_overlap(tmp_path):
 def test_training_sets_of_a_divided_source_are_its_own(tmp_path):
     train = pixels(3000, 2, 2)
     np.savez(tmp_path / "a.npz", train_images=train, test_images=train[:1])
-    found = training_sets(tmp_path / "a.npz", (1, 2, 2))
-    np.testing.assert_array_equal(found[0], train[:2700, None])
-    np.testing.assert_array_equal(found[1], train[2700:2956, None])
+    sets = training_sets(tmp_path / "a.npz", (1, 2, 2))
+    np.testing.assert_array_equal(sets[0], train[:2700, None])
+    np.testing.assert_array_equal(sets[1], train[2700:2956, None])
 
 
 def test_training_reads_images_of_ones_own(tmp_path, monkeypatch):

@@ -128,8 +128,8 @@ def test_evaluating(device):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
 def test_sampling(device, rule, sampler):
-    found = sample(model(rule), Schedule([0, 2, 6]), n=3, sampler=sampler, progress=False)
-    assert (found.device.type, found.shape) == ("cpu", (3, 1, 4, 4))
+    samples = sample(model(rule), Schedule([0, 2, 6]), n=3, sampler=sampler, progress=False)
+    assert (samples.device.type, samples.shape) == ("cpu", (3, 1, 4, 4))
 
 
 @pytest.mark.parametrize("step", [ancestral, ddim])

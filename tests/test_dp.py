@@ -19,13 +19,13 @@ METHODS = ["reference", "sweep", "sweep32"]
 
 def brute_force(costs, steps):
     """The least cost of all paths with a number of steps, and the path the tie rule names."""
-    T, found = len(costs) - 1, []
+    T, paths = len(costs) - 1, []
     for inner in combinations(range(1, T), steps - 1):
         nodes = (0, *inner, T)
         total = sum(float(costs[t, s]) for s, t in pairwise(nodes))
         last_nodes_first = tuple(-t for t in reversed(nodes))  # a larger s comes first
-        found.append((total, last_nodes_first, nodes))
-    total, _, nodes = min(found)
+        paths.append((total, last_nodes_first, nodes))
+    total, _, nodes = min(paths)
     return total, nodes if total < np.inf else None
 
 

@@ -81,10 +81,10 @@ def test_packed_costs_score_as_the_models_do_to_the_printed_digit(costs, packed)
     for rule in costs.variances:
         ours, theirs = costs.with_variance(rule), packed.with_variance(rule)
         for schedule in some_schedules(costs.T):
-            expected, found = total(ours, schedule), total(theirs, schedule)
-            assert found == pytest.approx(expected, abs=1e-5, rel=1e-6), (rule, schedule.timesteps)
+            expected, bits = total(ours, schedule), total(theirs, schedule)
+            assert bits == pytest.approx(expected, abs=1e-5, rel=1e-6), (rule, schedule.timesteps)
             if expected < 10:  # what anybody would place
-                assert f"{found:.3f}" == f"{expected:.3f}", (rule, schedule.timesteps)
+                assert f"{bits:.3f}" == f"{expected:.3f}", (rule, schedule.timesteps)
 
 
 def test_every_path_is_the_solvers(data, costs):
@@ -132,10 +132,10 @@ def test_every_sampled_budget_has_its_images(data, costs, model):
 @needs_node
 def test_the_page_scores_bundled_models_as_dpdiff_does(costs, model):
     schedules = [s for s in some_schedules(costs.T) if total(costs, s) < 10]
-    found = node(file={"bundled": model}, scores=[s.timesteps for s in schedules])["scores"]
+    scores = node(file={"bundled": model}, scores=[s.timesteps for s in schedules])["scores"]
     expected = [total(costs, schedule) for schedule in schedules]
     assert len(schedules) > 20
-    assert [f"{bits:.3f}" for bits in found] == [f"{bits:.3f}" for bits in expected]
+    assert [f"{bits:.3f}" for bits in scores] == [f"{bits:.3f}" for bits in expected]
 
 
 @pytest.fixture(scope="module")
@@ -174,16 +174,16 @@ def test_a_readers_file_is_solved_as_dpdiff_solves_it(own, rule, smooth):
     costs = (costs.smoothed(0.2) if smooth else costs).with_variance(rule)
     jumps = [(1, 0), (150, 0), (2, 1), (150, 1), (150, 149), (77, 30), (99, 98)]
     schedules = some_schedules(costs.T)
-    found = node(
+    answer = node(
         file=str(path), variance=rule, smooth=smooth, jumps=jumps, solve=64,
         scores=[schedule.timesteps for schedule in schedules],
     )  # fmt: skip
-    np.testing.assert_allclose(found["jumps"], costs.costs_of(*np.array(jumps).T), rtol=1e-9)
+    np.testing.assert_allclose(answer["jumps"], costs.costs_of(*np.array(jumps).T), rtol=1e-9)
     expected = [total(costs, schedule) for schedule in schedules]
-    np.testing.assert_allclose(found["scores"], expected, rtol=1e-9)
+    np.testing.assert_allclose(answer["scores"], expected, rtol=1e-9)
     plan = dpdiff.solve(costs, max_steps=64)
-    assert len(found["paths"]) == 64
-    for steps, nodes in enumerate(found["paths"], start=1):
+    assert len(answer["paths"]) == 64
+    for steps, nodes in enumerate(answer["paths"], start=1):
         assert tuple(nodes) == plan.schedule(steps).timesteps, steps
 
 
@@ -194,10 +194,10 @@ def test_statistics_as_json_are_read_as_the_page_tells(own, tmp_path):
     names = {"betas": costs.noise.betas, "mse": costs.mse}
     names["decoder"] = costs.statistics["decoder_fixed"]
     exec(shown.replace("costs.json", str(tmp_path / "costs.json")).replace("32", "4"), names)
-    found = node(file=str(tmp_path / "costs.json"), solve=8)
-    assert found["variances"] == ["small", "large"]
+    answer = node(file=str(tmp_path / "costs.json"), solve=8)
+    assert answer["variances"] == ["small", "large"]
     plan = dpdiff.solve(costs.with_variance("small"), max_steps=8)
-    assert [tuple(nodes) for nodes in found["paths"]] == [
+    assert [tuple(nodes) for nodes in answer["paths"]] == [
         plan.schedule(steps).timesteps for steps in range(1, 9)
     ]
 
@@ -211,9 +211,9 @@ def test_costs_of_a_flow_are_read_too(tmp_path):
     images = np.random.default_rng(0).normal(size=(8, 4))
     costs = dpdiff.measure(denoiser, images, per_step=8, progress=False)
     costs.save(tmp_path / "costs.npz")
-    found = node(file=str(tmp_path / "costs.npz"), solve=8)
+    answer = node(file=str(tmp_path / "costs.npz"), solve=8)
     plan = dpdiff.solve(costs, max_steps=8)
-    for steps, nodes in enumerate(found["paths"], start=1):
+    for steps, nodes in enumerate(answer["paths"], start=1):
         assert tuple(nodes) == plan.schedule(steps).timesteps, steps
 
 
@@ -254,8 +254,8 @@ def test_an_unpacked_file_and_one_that_is_cut_off(own, tmp_path):
     with np.load(path) as arrays:
         np.savez(tmp_path / "stored.npz", **arrays)
         np.savez(tmp_path / "other.npz", x=arrays["mse"])
-    found = node(file=str(tmp_path / "stored.npz"), scores=[[0, 50, 150]])["scores"]
-    assert found == pytest.approx([total(costs, dpdiff.Schedule([0, 50, 150]))], rel=1e-9)
+    scores = node(file=str(tmp_path / "stored.npz"), scores=[[0, 50, 150]])["scores"]
+    assert scores == pytest.approx([total(costs, dpdiff.Schedule([0, 50, 150]))], rel=1e-9)
     assert "Costs.save" in node(file=str(tmp_path / "other.npz"))["error"]
 
 

@@ -55,10 +55,10 @@ def execute(code, **given):
 
 def test_diffusers(printed, pipe):
     code = printed(f"quadratic:{STEPS}", "--to", "diffusers")
-    found = execute(code, pipe=pipe)
-    assert found.timesteps == pipe.scheduler.timesteps.tolist() == QUADRATIC.to_diffusers()
-    assert found.sample.shape == (4, 1, 8, 8)
-    assert found.sample.isfinite().all()
+    result = execute(code, pipe=pipe)
+    assert result.timesteps == pipe.scheduler.timesteps.tolist() == QUADRATIC.to_diffusers()
+    assert result.sample.shape == (4, 1, 8, 8)
+    assert result.sample.isfinite().all()
     assert "adds noise to the final images" in code  # the list ends at 159
     assert "adds noise" not in printed("even:4000", "--to", "diffusers")
 
@@ -66,10 +66,10 @@ def test_diffusers(printed, pipe):
 @pytest.mark.parametrize("rule", [None, "small", "large", "learned_range", "optimal"])
 def test_diffusers_scheduler(printed, pipe, denoiser, rule):
     text, variance = ("dp:6" if rule == "small" else "even:6"), ["--variance", rule]
-    found = execute(
+    result = execute(
         printed(text, "--to", "diffusers-scheduler", *(variance if rule else [])), pipe=pipe
     )
-    assert len(found.images) == 1
+    assert len(result.images) == 1
     costs, schedule = dpdiff.load_costs("digits"), Schedule.even(4000, 6)
     if rule == "small":
         schedule = dpdiff.solve(costs.smoothed().with_variance(rule)).schedule(6)
@@ -90,12 +90,12 @@ def test_diffusers_scheduler_leaves_the_pipelines_own_rule(printed, pipe, tmp_pa
 
 
 def test_sigmas_in_euler(printed, pipe, denoiser):
-    found = execute(printed(f"quadratic:{STEPS}", "--to", "sigmas"), pipe=pipe)
-    assert found.sigmas == QUADRATIC.to_sigmas(denoiser.noise)
-    np.testing.assert_allclose(found.scheduler.sigmas, found.sigmas, rtol=1e-6)
-    np.testing.assert_allclose(found.scheduler.timesteps, QUADRATIC.to_diffusers(), atol=0.1)
-    assert found.sample.shape == (4, 1, 8, 8)
-    assert found.sample.abs().max() < 3  # images, not noise of size sigma
+    result = execute(printed(f"quadratic:{STEPS}", "--to", "sigmas"), pipe=pipe)
+    assert result.sigmas == QUADRATIC.to_sigmas(denoiser.noise)
+    np.testing.assert_allclose(result.scheduler.sigmas, result.sigmas, rtol=1e-6)
+    np.testing.assert_allclose(result.scheduler.timesteps, QUADRATIC.to_diffusers(), atol=0.1)
+    assert result.sample.shape == (4, 1, 8, 8)
+    assert result.sample.abs().max() < 3  # images, not noise of size sigma
 
 
 def stand_in(monkeypatch, package, **modules):
@@ -127,19 +127,19 @@ def test_k_diffusion(printed, denoiser, monkeypatch):
     asked = []
     external = {"DiscreteVDDPMDenoiser": Wrapper}
     stand_in(monkeypatch, "k_diffusion", external=external, sampling={"sample_euler": sample_euler})
-    found = execute(printed(f"quadratic:{STEPS}", "--to", "k-diffusion"), denoiser=denoiser)
+    result = execute(printed(f"quadratic:{STEPS}", "--to", "k-diffusion"), denoiser=denoiser)
     assert asked == QUADRATIC.to_diffusers()
-    assert found.sigmas.shape == (STEPS + 1,)
-    assert found.sigmas[-1] == 0
-    assert found.samples.shape == (4, 1, 8, 8)
-    assert found.samples.abs().max() < 3
+    assert result.sigmas.shape == (STEPS + 1,)
+    assert result.sigmas[-1] == 0
+    assert result.samples.shape == (4, 1, 8, 8)
+    assert result.samples.abs().max() < 3
 
 
 def test_comfyui(printed, denoiser):
-    found = execute(printed(f"quadratic:{STEPS}", "--to", "comfyui"))
-    assert found.sigmas.dtype == torch.float32
-    np.testing.assert_allclose(found.sigmas, QUADRATIC.to_sigmas(denoiser.noise), rtol=1e-6)
-    assert re.fullmatch(r"(\d+\.\d+, )+0\.0+", found.text)  # no exponents
+    result = execute(printed(f"quadratic:{STEPS}", "--to", "comfyui"))
+    assert result.sigmas.dtype == torch.float32
+    np.testing.assert_allclose(result.sigmas, QUADRATIC.to_sigmas(denoiser.noise), rtol=1e-6)
+    assert re.fullmatch(r"(\d+\.\d+, )+0\.0+", result.text)  # no exponents
 
 
 def test_improved_diffusion(printed, denoiser, monkeypatch):
@@ -158,11 +158,11 @@ def test_improved_diffusion(printed, denoiser, monkeypatch):
     script_util = sys.modules["improved_diffusion.script_util"]
     flags = {"timestep_respacing": ""}
     code = printed(f"quadratic:{STEPS}", "--to", "improved-diffusion")
-    found = execute(code, flags=flags)
-    assert found.use_timesteps == QUADRATIC.to_diffusers()[::-1]
+    result = execute(code, flags=flags)
+    assert result.use_timesteps == QUADRATIC.to_diffusers()[::-1]
     nodes = list(QUADRATIC.timesteps[1:])
     np.testing.assert_allclose(
-        np.cumprod(1 - np.array(found.diffusion)), denoiser.noise.f[nodes] ** 2
+        np.cumprod(1 - np.array(result.diffusion)), denoiser.noise.f[nodes] ** 2
     )
 
 

@@ -86,12 +86,12 @@ def exact(kind, like):
 @pytest.fixture(scope="module", params=["gaussian", "mixture"])
 def repeated(request):
     """Many measurements of other images with other noise, and the truth."""
-    kind, found = request.param, []
+    kind, runs = request.param, []
     for seed in range(20):
         images = data(kind, 40, seed)
-        found.append(measure(model(kind), images, calls=1200, seed=seed, progress=False))
-    assert all(costs.sample.images == 20 for costs in found)  # none was taken for a rough network
-    return found, exact(kind, found[0])
+        runs.append(measure(model(kind), images, calls=1200, seed=seed, progress=False))
+    assert all(costs.sample.images == 20 for costs in runs)  # none was taken for a rough network
+    return runs, exact(kind, runs[0])
 
 
 def test_the_truth_is_what_many_images_approach():
@@ -118,12 +118,12 @@ def test_design():
 
 
 def test_it_is_unbiased_within_its_error(repeated):
-    found, truth = repeated
+    runs, truth = repeated
     some = KNOTS[::6]
-    drawn = np.log([costs.mse[some] for costs in found])
-    error = drawn.std(0, ddof=1) / np.sqrt(len(found))
+    drawn = np.log([costs.mse[some] for costs in runs])
+    error = drawn.std(0, ddof=1) / np.sqrt(len(runs))
     assert (np.abs(drawn.mean(0) - np.log(truth.mse[some])) < 4 * error + 0.02).all()
-    stated = [np.var([np.log(d.mse[some]) for d in draws(c, 20, only=some)], 0) for c in found]
+    stated = [np.var([np.log(d.mse[some]) for d in draws(c, 20, only=some)], 0) for c in runs]
     ratio = np.sqrt(np.mean(stated, 0)) / drawn.std(0, ddof=1)
     assert ratio.min() > 0.6  # twenty repetitions tell a spread to a sixth
     assert 0.75 < ratio.mean() < 1.5
@@ -132,10 +132,10 @@ def test_it_is_unbiased_within_its_error(repeated):
 @pytest.mark.parametrize("rule", ["small", "optimal"])
 def test_stated_regrets_hold(repeated, rule):
     """In nine of ten measurements; and on average they say no more than three times too much."""
-    found, truth = repeated
+    runs, truth = repeated
     truth, budgets = truth.with_variance(rule), (4, 8, 16)
     best, lost, stated = solve(truth, 16).totals, [], []
-    for costs in found:
+    for costs in runs:
         for one in uncertainty(costs.with_variance(rule), budgets, count=24).schedules:
             lost.append((truth.edge_nats(one.schedule).sum() - best[one.steps]) / truth.unit.size)
             stated.append((one.regret, one.regret95))
@@ -147,13 +147,13 @@ def test_stated_regrets_hold(repeated, rule):
 
 
 def test_stated_errors_of_bounds(repeated):
-    found, _ = repeated
+    runs, _ = repeated
     schedule = dpdiff.Schedule.quadratic(T, 12)
-    bits = [costs.bound(schedule) for costs in found]
+    bits = [costs.bound(schedule) for costs in runs]
     assert np.mean([b.stderr for b in bits]) == pytest.approx(
         np.std([b.mean for b in bits]), rel=0.4
     )
-    gap = found[0].difference(schedule, dpdiff.Schedule.even(T, 12))
+    gap = runs[0].difference(schedule, dpdiff.Schedule.even(T, 12))
     assert 0 < gap.stderr < np.hypot(bits[0].stderr, bits[0].stderr)
 
 

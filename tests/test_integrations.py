@@ -276,6 +276,6 @@ def test_stock_ddim_goes_elsewhere_when_steps_are_uneven():
     scheduler.set_timesteps(3)
     scheduler.timesteps = torch.tensor([999, 300, 40])
     one = torch.ones(1, 1, 2, 2, dtype=torch.float64)
-    found = scheduler.step(0 * one, 999, noise.f[1000] * one).prev_sample  # x̂_0 = 1, no noise
-    assert float(found[0, 0, 0, 0]) == pytest.approx(noise.f[1000 - 333], rel=1e-3)
-    assert float(found[0, 0, 0, 0]) != pytest.approx(noise.f[301], rel=0.1)
+    x = scheduler.step(0 * one, 999, noise.f[1000] * one).prev_sample  # x̂_0 = 1, no noise
+    assert float(x[0, 0, 0, 0]) == pytest.approx(noise.f[1000 - 333], rel=1e-3)
+    assert float(x[0, 0, 0, 0]) != pytest.approx(noise.f[301], rel=0.1)

@@ -60,9 +60,9 @@ def test_sound_pages_pass(pages, html):
 def test_each_fault_is_found(pages, html, tag, complaint):
     index = html / "index.html"
     index.write_text(index.read_text() + tag)
-    (found,) = pages.problems(html)
-    assert found.startswith("index.html: ")
-    assert found.endswith(complaint)
+    (fault,) = pages.problems(html)
+    assert fault.startswith("index.html: ")
+    assert fault.endswith(complaint)
 
 
 @pytest.mark.parametrize(
@@ -70,8 +70,8 @@ def test_each_fault_is_found(pages, html, tag, complaint):
 )
 def test_style_sheets_load_nothing_from_elsewhere(pages, html, rule):
     (html / "style.css").write_text(rule)
-    (found,) = pages.problems(html)
-    assert "style.css: loaded from another host" in found
+    (fault,) = pages.problems(html)
+    assert "style.css: loaded from another host" in fault
 
 
 def test_links_to_other_sites_are_listed_with_their_pages(pages, html):

@@ -87,17 +87,17 @@ def test_guidance_is_the_pipelines_own(kind):
     pipe, conditions = stand_in(kind), CONDITIONS[kind]
     denoiser = dpdiff.load(pipe, **conditions)
     x, t = noise(denoiser), 700
-    told = denoiser.noise.time_inputs[t - 1].item()
+    time_input = denoiser.noise.time_inputs[t - 1].item()
     network = getattr(pipe, KINDS[kind].part)
-    c, u = (asked(kind, network, x, told, conditions, which) for which in ("", "negative_"))
-    found, v = denoiser.network_output(x, np.full(2, t))
+    c, u = (asked(kind, network, x, time_input, conditions, which) for which in ("", "negative_"))
+    ours, v = denoiser.network_output(x, np.full(2, t))
     assert (c - u).abs().max() > 1e-4
-    torch.testing.assert_close(found, (u + 3 * (c - u))[:, :4], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours, (u + 3 * (c - u))[:, :4], rtol=1e-5, atol=1e-5)
     if kind == "DiTPipeline":
         torch.testing.assert_close(v, (c[:, 4:] + 1) / 2, rtol=1e-5, atol=1e-6)
     plain = dpdiff.load(pipe, **conditions | {"guidance_scale": 1})
-    found, _ = plain.network_output(x, np.full(2, t))
-    torch.testing.assert_close(found, c[:, :4], rtol=1e-5, atol=1e-5)
+    ours, _ = plain.network_output(x, np.full(2, t))
+    torch.testing.assert_close(ours, c[:, :4], rtol=1e-5, atol=1e-5)
 
 
 @torch.inference_mode()
@@ -115,8 +115,8 @@ def test_flux_sees_tokens_of_two_by_two():
         txt_ids=torch.zeros(5, 3),
         guidance=torch.full((2,), 3.0),
     ).sample
-    found, _ = denoiser.network_output(x, np.full(2, 500))
-    torch.testing.assert_close(found, unpacked(output, 4, 6), rtol=1e-5, atol=1e-6)
+    ours, _ = denoiser.network_output(x, np.full(2, 500))
+    torch.testing.assert_close(ours, unpacked(output, 4, 6), rtol=1e-5, atol=1e-6)
     token = packed(x)[0, 7].reshape(4, 2, 2)  # row 1, column 1
     torch.testing.assert_close(token, x[0, :, 2:4, 2:4])
 
@@ -288,11 +288,11 @@ def test_text_conditional_pipelines_run_our_schedule(kind):
     pipe.scheduler = UnevenDDIMScheduler.from_config(pipe.scheduler, schedule=UNEVEN)
     if kind == "FluxPipeline":
         arguments = texted(kind, x, latents=packed(x), height=16, width=24)
-        found = unpacked(pipe(**arguments, num_inference_steps=3).images, 4, 6)
+        latents = unpacked(pipe(**arguments, num_inference_steps=3).images, 4, 6)
     else:
-        found = pipe(**texted(kind, x, latents=x), num_inference_steps=3).images
+        latents = pipe(**texted(kind, x, latents=x), num_inference_steps=3).images
     assert expected.std() > 0.1
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(latents, expected, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", [*TEXTS, "FluxPipeline"])
@@ -347,9 +347,9 @@ def test_image_to_image_begins_where_it_is_told(kind, monkeypatch):
         )
     sizes = {"height": 16, "width": 24} if kind == "FluxPipeline" else {}
     arguments = texted(kind, x_0, image=x_0, strength=pipe.scheduler.strength(500), **sizes)
-    found = pipe(**arguments, num_inference_steps=4).images
-    found = unpacked(found, 4, 6) if kind == "FluxPipeline" else found
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+    latents = pipe(**arguments, num_inference_steps=4).images
+    latents = unpacked(latents, 4, 6) if kind == "FluxPipeline" else latents
+    torch.testing.assert_close(latents, expected, rtol=1e-5, atol=1e-4)
 
 
 # --- networks of images ---
@@ -369,8 +369,8 @@ def test_score_networks_know_images_in_zero_to_one():
             sigma, to = sigmas[t - 1], sigmas[s - 1] if s else 0.0
             score = network(y, torch.full((2,), sigma, dtype=torch.float32)).sample
             y = y - (to - sigma) * sigma * score
-    found = ddim(denoiser, x, schedule)
-    torch.testing.assert_close((found + 1) / 2, y, rtol=1e-4, atol=1e-4)
+    samples = ddim(denoiser, x, schedule)
+    torch.testing.assert_close((samples + 1) / 2, y, rtol=1e-4, atol=1e-4)
     images = np.random.default_rng(0).integers(0, 256, (4, 1, 8, 8), np.uint8)
     costs = dpdiff.measure(denoiser, images, per_step=2, progress=False)
     assert costs.bound(schedule).mean > 0
@@ -386,8 +386,8 @@ def test_one_class_of_a_network_of_classes(tmp_path):
     x = noise(denoiser)
     with torch.inference_mode():
         expected = network(x, 9, class_labels=torch.full((2,), 3)).sample
-    found, _ = denoiser.network_output(x, np.full(2, 10))
-    torch.testing.assert_close(found, expected)
+    output, _ = denoiser.network_output(x, np.full(2, 10))
+    torch.testing.assert_close(output, expected)
     for wrong in ({}, {"class_label": 5}, {"class_label": True}):
         with pytest.raises(InputError, match="an integer in 0…4"):
             dpdiff.load(pipe, **wrong)
@@ -404,8 +404,8 @@ def test_latents_are_scaled_as_the_network_knows_them(kind):
     images = np.random.default_rng(0).integers(0, 256, (3, 3, 8, 8), np.uint8)
     x = torch.from_numpy(images) / 127.5 - 1
     with torch.inference_mode():
-        found = vae.encode(x.float())
-    z = found.latents if kind == "LDMPipeline" else found.latent_dist.mean
+        encoding = vae.encode(x.float())
+    z = encoding.latents if kind == "LDMPipeline" else encoding.latent_dist.mean
     shift = 0.1 if kind == "FluxPipeline" else 0.0
     data = dpdiff.latents(pipe, images, batch_size=2)
     np.testing.assert_allclose(data, vae.config.scaling_factor * (z - shift), rtol=1e-4, atol=1e-6)
@@ -420,11 +420,11 @@ def test_latents_that_are_drawn_have_the_encoders_moments():
     pipe = stand_in("StableDiffusionPipeline")
     image = np.random.default_rng(0).integers(0, 256, (1, 3, 8, 8), np.uint8)
     with torch.inference_mode():
-        found = pipe.vae.encode((torch.from_numpy(image) / 127.5 - 1).float()).latent_dist
+        distribution = pipe.vae.encode((torch.from_numpy(image) / 127.5 - 1).float()).latent_dist
     many = dpdiff.latents(pipe, image.repeat(2000, 0), seed=4, batch_size=500) / 0.3
-    off = (many.mean(0) - found.mean[0].numpy()) / found.std[0].numpy()
+    off = (many.mean(0) - distribution.mean[0].numpy()) / distribution.std[0].numpy()
     assert abs(off).max() < 5 / np.sqrt(2000)
-    np.testing.assert_allclose(many.std(0), found.std[0], rtol=0.1)
+    np.testing.assert_allclose(many.std(0), distribution.std[0], rtol=0.1)
     alone = dpdiff.latents(pipe, image, seed=4)  # every image has its own noise
     np.testing.assert_allclose(alone, many[:1] * 0.3, rtol=1e-4, atol=1e-6)
 
@@ -443,15 +443,15 @@ def test_sampling_begins_at_the_largest_node():
     denoiser = dpdiff.load(stand_in("LDMPipeline"))
     x_0 = noise(denoiser)
     run = {"n": 2, "seed": 3, "progress": False}
-    found = dpdiff.sample(denoiser, UNEVEN, x_0=x_0, begin=999, **run)
+    samples = dpdiff.sample(denoiser, UNEVEN, x_0=x_0, begin=999, **run)
     f, g = denoiser.noise.f[300], denoiser.noise.g[300]
     gaussian = dpdiff.runtime.random_streams.gaussian
     eps, fresh = (torch.from_numpy(gaussian(3, t, range(2), denoiser.shape)) for t in (300, 30))
     part = Schedule([0, 30, 300])
     walk = dpdiff.sampling.walk(denoiser, part, f * x_0 + g * eps, noise=lambda s: fresh)
-    torch.testing.assert_close(found, [*walk][-1].x)
+    torch.testing.assert_close(samples, [*walk][-1].x)
     from_T = dpdiff.sample(denoiser, UNEVEN, x_0=x_0, begin=1000, **run)
-    assert (from_T - found).abs().max() > 1e-3
+    assert (from_T - samples).abs().max() > 1e-3
     for wrong in ({"x_0": x_0}, {"begin": 500}, {"x_0": x_0, "begin": 500, "x_T": x_0}):
         with pytest.raises(InputError, match="given together"):
             dpdiff.sample(denoiser, UNEVEN, **wrong, **run)

@@ -212,7 +212,7 @@ def test_one_network_measured_in_three_coordinates():
     nodes = np.unique(np.geomspace(1, 4000, 24).astype(int))
     vp_f, vp_g = digits.noise.f[nodes], digits.noise.g[nodes]
     prior = {"vp": 1.0, "ve": 1 / vp_f[-1], "flow": 1 / (vp_f[-1] + vp_g[-1])}
-    images, found = dpdiff.images("digits", split="validation")[:8], {}
+    images, costs = dpdiff.images("digits", split="validation")[:8], {}
     for name, scale in (("vp", np.ones_like(vp_f)), ("ve", 1 / vp_f), ("flow", 1 / (vp_f + vp_g))):
         noise = NoiseSchedule(
             scale * vp_f, scale * vp_g, time_inputs=np.arange(len(nodes)), prior_scale=prior[name]
@@ -230,11 +230,11 @@ def test_one_network_measured_in_three_coordinates():
         denoiser = Denoiser(
             network, noise, "x0", "small", shape=(1, 8, 8), levels=17, identity=name
         )
-        found[name] = dpdiff.measure(denoiser, images, per_step=8, progress=False)
+        costs[name] = dpdiff.measure(denoiser, images, per_step=8, progress=False)
     for name in ("ve", "flow"):
-        np.testing.assert_allclose(found[name].mse, found["vp"].mse, rtol=2e-6)
+        np.testing.assert_allclose(costs[name].mse, costs["vp"].mse, rtol=2e-6)
         for rule in ("small", "optimal"):
-            ours, theirs = (solve(found[n].with_variance(rule), 8).values[1:] for n in ("vp", name))
+            ours, theirs = (solve(costs[n].with_variance(rule), 8).values[1:] for n in ("vp", name))
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
 
 
@@ -305,8 +305,8 @@ def test_ddim_is_the_euler_step_of_diffusers_flow_matching(shift):
     plain = FlowMatchEulerDiscreteScheduler.from_config(scheduler.config, shift=1.0)
     plain.set_timesteps(sigmas=schedule.to_sigmas(noise, zero="none"))
     for t in plain.timesteps:
-        told = t * 100 / 100  # their timesteps are σ times the length of the grid, as ours
-        x = plain.step(nonlinear(x, told), t, x).prev_sample
+        time_input = t * 100 / 100  # their timesteps are σ times the length of the grid, as ours
+        x = plain.step(nonlinear(x, time_input), t, x).prev_sample
     torch.testing.assert_close(ours, x, rtol=1e-4, atol=1e-4)
 
 

@@ -83,15 +83,15 @@ def kernel_by_double_loop(a, b):
 
 def test_kernel_distance_equals_a_double_loop():
     a, b = A[:12], B[:9]
-    found = kernel_distance(a, b)
-    np.testing.assert_allclose(found.value, kernel_by_double_loop(a, b), rtol=1e-10)
+    distance = kernel_distance(a, b)
+    np.testing.assert_allclose(distance.value, kernel_by_double_loop(a, b), rtol=1e-10)
     variance = 0
     for left in (
         [kernel_by_double_loop(np.delete(a, i, axis=0), b) for i in range(len(a))],
         [kernel_by_double_loop(a, np.delete(b, i, axis=0)) for i in range(len(b))],
     ):
         variance += (len(left) - 1) / len(left) * np.sum((left - np.mean(left)) ** 2)
-    np.testing.assert_allclose(found.stderr, np.sqrt(variance), rtol=1e-10)
+    np.testing.assert_allclose(distance.stderr, np.sqrt(variance), rtol=1e-10)
 
 
 def test_kernel_distance_does_not_depend_on_blocks(monkeypatch):
@@ -119,10 +119,10 @@ def true_kernel_distance(shift, d):
 
 def simulated(measure, shift, *, runs, n=60, d=3):
     rng = np.random.default_rng(3)
-    found = [
+    values = [
         measure(rng.normal(size=(n, d)), rng.normal(size=(n - 20, d)) + shift) for _ in range(runs)
     ]
-    return np.array(found)
+    return np.array(values)
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.6])
@@ -249,8 +249,8 @@ def test_distances_tell_digits_from_other_pictures():
     assert abs(same.value) < 3 * same.stderr
     upside_down = digit_features(real("test")[:, :, ::-1])
     for measure, least in ((kernel_distance, 5), (frechet_distance, 10)):
-        found = measure(upside_down, held_out)
-        assert found.value > least * found.stderr
+        distance = measure(upside_down, held_out)
+        assert distance.value > least * distance.stderr
 
 
 def test_pictures_that_are_no_digits_are_refused():

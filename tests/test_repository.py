@@ -43,8 +43,8 @@ def test_every_direct_dependency_is_pinned_within_its_range():
     kinds = [extras[kind] for kind in ("test", "book", "lab")]
     for requirement in [*PROJECT["dependencies"], *(line for kind in kinds for line in kind)]:
         lowest = re.search(r">=([\d.]+)", requirement)[1]
-        found = pinned[name_of(requirement)]
-        numbers = [[int(n) for n in re.findall(r"\d+", v)[:3]] for v in (found, lowest)]
+        version = pinned[name_of(requirement)]
+        numbers = [[int(n) for n in re.findall(r"\d+", v)[:3]] for v in (version, lowest)]
         assert numbers[0] >= numbers[1], requirement
 
 

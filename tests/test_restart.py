@@ -218,11 +218,11 @@ def test_without_a_folder_the_result_is_the_same(undisturbed, tmp_path):
 
 @pytest.mark.parametrize(("T", "unit"), [(1, 1), (10, 3), (500, 1), (501, 1), (4000, 2), (4000, 7)])
 def test_blocks_are_whole_units(T, unit):
-    found = blocks(T, unit)
-    assert [t for block in found for t in block] == list(range(1, T + 1))
-    assert len(found) <= 500
-    assert all(len(block) % unit == 0 for block in found[:-1])
-    assert [u.tolist() for block in found for u in cut(block, unit)] == [
+    grid = blocks(T, unit)
+    assert [t for block in grid for t in block] == list(range(1, T + 1))
+    assert len(grid) <= 500
+    assert all(len(block) % unit == 0 for block in grid[:-1])
+    assert [u.tolist() for block in grid for u in cut(block, unit)] == [
         u.tolist() for u in cut(blocks(T, T)[0], unit)
     ]
 

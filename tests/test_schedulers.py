@@ -59,10 +59,10 @@ def test_timesteps_are_taken_as_they_are(name):
     scheduler = getattr(diffusers, name + "Scheduler")()
     noise = NoiseSchedule.from_diffusers(scheduler)
     nodes = [*NODES, noise.T][::-1]
-    told = noise.time_inputs[np.array(nodes[:-1]) - 1]
-    scheduler.set_timesteps(timesteps=told.tolist())
-    found = list(dict.fromkeys(scheduler.timesteps.double().tolist()))  # Heun's come twice
-    np.testing.assert_allclose(found, told)
+    time_inputs = noise.time_inputs[np.array(nodes[:-1]) - 1]
+    scheduler.set_timesteps(timesteps=time_inputs.tolist())
+    timesteps = list(dict.fromkeys(scheduler.timesteps.double().tolist()))  # Heun's come twice
+    np.testing.assert_allclose(timesteps, time_inputs)
     if hasattr(scheduler, "sigmas"):
         sigmas = list(dict.fromkeys(scheduler.sigmas.tolist()))
         np.testing.assert_allclose(sigmas, [*noise.sigmas[nodes[:-1]], 0], rtol=1e-4)
@@ -115,8 +115,8 @@ def test_a_scheduler_of_any_class_gives_ours_its_process(name, tmp_path):
         assert one.noise.fingerprint == read.noise.fingerprint
         assert (one.reading.predicts, one.reading.sigma_data) == (read.predicts, read.sigma_data)
         assert one.init_noise_sigma == read.noise.prior_scale
-    told = read.noise.time_inputs[[t - 1 for t in schedule.timesteps[:0:-1]]]
-    np.testing.assert_allclose(ours.timesteps, told, rtol=1e-6)
+    time_inputs = read.noise.time_inputs[[t - 1 for t in schedule.timesteps[:0:-1]]]
+    np.testing.assert_allclose(ours.timesteps, time_inputs, rtol=1e-6)
     assert saved.schedule == schedule
     assert again.schedule.steps == 5
     swapped = getattr(diffusers, name).from_config(ours.config)  # as diffusers swaps schedulers
@@ -253,8 +253,8 @@ def test_flow_models_run_the_exported_sigmas(shift, dynamic):
     pipe.scheduler.set_timesteps(sigmas=names["sigmas"])
     noise = NoiseSchedule.from_diffusers(scheduler)
     np.testing.assert_allclose(pipe.scheduler.sigmas[:-1], noise.g[list(FEW.timesteps[:0:-1])])
-    found = loop(pipe.scheduler, pipe.unet, x)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    samples = loop(pipe.scheduler, pipe.unet, x)
+    torch.testing.assert_close(samples, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -264,8 +264,8 @@ def test_edm_models_run_the_exported_places(prediction):
     pipe.scheduler = scheduler
     names, x, expected = exported(pipe, FEW)
     np.testing.assert_allclose(pipe.scheduler.sigmas[:-1], names["sigmas"], rtol=1e-5)
-    found = loop(pipe.scheduler, pipe.unet, 80 * x)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    samples = loop(pipe.scheduler, pipe.unet, 80 * x)
+    torch.testing.assert_close(samples, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -279,8 +279,8 @@ def test_euler_runs_the_exported_sigmas_as_ddim(prediction):
     euler, noise = names["scheduler"], NoiseSchedule.from_diffusers(scheduler)
     assert names["sigmas"] == FEW.to_sigmas(noise)
     euler.set_timesteps(sigmas=names["sigmas"])  # anew: the lines have run
-    found = loop(euler, pipe.unet, x / noise.f[1000])
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.std()))
+    samples = loop(euler, pipe.unet, x / noise.f[1000])
+    torch.testing.assert_close(samples, expected, rtol=1e-3, atol=1e-4 * float(expected.std()))
 
 
 @pytest.mark.parametrize("kind", ["StableDiffusion3Pipeline", "FluxPipeline"])
@@ -293,7 +293,7 @@ def test_flow_pipelines_take_the_exported_sigmas(kind):
     batch = {k: v.expand(2, *v.shape) for k, v in conditions.items() if "embeds" in k}
     flux = kind == "FluxPipeline"
     sizes = {"height": 16, "width": 24} if flux else {}
-    found = names["pipe"](
+    latents = names["pipe"](
         **batch,
         **names["run"],
         **sizes,
@@ -301,8 +301,8 @@ def test_flow_pipelines_take_the_exported_sigmas(kind):
         latents=packed(x) if flux else x,
         output_type="latent",
     ).images
-    found = unpacked(found, 4, 6) if flux else found
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    latents = unpacked(latents, 4, 6) if flux else latents
+    torch.testing.assert_close(latents, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_what_no_stock_scheduler_runs_is_refused():

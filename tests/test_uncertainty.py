@@ -38,10 +38,10 @@ def simulated(seed, per_step=N):
     values = statistics.per_image(MODEL, *outcome)
     mse = values["mse"].reshape(T, -1).mean(1).repeat_interleave(per_step)
     values |= statistics.decoders(MODEL, *outcome, mse)
-    found = statistics.moments({k: x.numpy() for k, x in values.items()}, T)
-    found = {k: np.concatenate([np.zeros_like(x[:1]), x]) for k, x in found.items()}
-    found |= {"prior": np.float64(1), "prior_var": np.float64(0)}
-    return Costs(NOISE, (D,), "learned_range", found, {"per_step": per_step})
+    moments = statistics.moments({k: x.numpy() for k, x in values.items()}, T)
+    moments = {k: np.concatenate([np.zeros_like(x[:1]), x]) for k, x in moments.items()}
+    moments |= {"prior": np.float64(1), "prior_var": np.float64(0)}
+    return Costs(NOISE, (D,), "learned_range", moments, {"per_step": per_step})
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,8 @@ def repeated():
 
 def spread(repeated, rule, measured):
     """Spread of a number over the repetitions, and the mean of its stated standard error."""
-    found = np.array([measured(costs.with_variance(rule)) for costs in repeated])
-    return found[:, 0].std(ddof=1), np.sqrt((found[:, 1] ** 2).mean())
+    estimates = np.array([measured(costs.with_variance(rule)) for costs in repeated])
+    return estimates[:, 0].std(ddof=1), np.sqrt((estimates[:, 1] ** 2).mean())
 
 
 @pytest.mark.parametrize("rule", RULES)

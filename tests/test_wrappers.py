@@ -127,9 +127,9 @@ def test_the_command_tells_what_precision_changes(model, monkeypatch, tmp_path, 
     lines = [line for line in capsys.readouterr().out.splitlines() if "changes the bound" in line]
     assert len(lines) == 2
     mean, stderr = rounding_effect(model.with_precision("bf16"), toy_images)
-    found = re.match(r"bf16 .* of 20 quadratic steps by (\S+) ± (\S+) bits/dim \(6 im", lines[0])
-    assert float(found[1]) == pytest.approx(mean, abs=1e-5)
-    assert float(found[2]) == pytest.approx(stderr, abs=1e-5)
+    match = re.match(r"bf16 .* of 20 quadratic steps by (\S+) ± (\S+) bits/dim \(6 im", lines[0])
+    assert float(match[1]) == pytest.approx(mean, abs=1e-5)
+    assert float(match[2]) == pytest.approx(stderr, abs=1e-5)
     assert dpdiff.Costs.load(tmp_path / "costs.npz").provenance["precision"] == "bf16"
 
 
@@ -220,11 +220,11 @@ def test_memory_that_runs_out_in_the_statistics_halves_the_batch(model, toy_imag
         return per_image(denoiser, t, *rest)
 
     monkeypatch.setattr(statistics, "per_image", scarce)
-    found = measure(model, toy_images, batch_size=24, per_step=128, progress=False)
+    costs = measure(model, toy_images, batch_size=24, per_step=128, progress=False)
     assert sizes[:3] == [24, 12, 6]
     assert max(sizes[3:]) == 3
     for name, values in expected.statistics.items():
-        np.testing.assert_allclose(found.statistics[name], values, rtol=1e-4, atol=1e-9)
+        np.testing.assert_allclose(costs.statistics[name], values, rtol=1e-4, atol=1e-9)
 
 
 def test_reduced_precision_copies_no_weights(model):

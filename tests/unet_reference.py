@@ -27,11 +27,11 @@ def shapes(
     updown: bool = False,
 ) -> dict[str, tuple[int, ...]]:
     """Key → shape of every weight."""
-    found: dict[str, tuple[int, ...]] = {}
+    sizes: dict[str, tuple[int, ...]] = {}
     embedding = 4 * width
 
     def layer(name: str, *shape: int) -> None:
-        found[f"{name}.weight"], found[f"{name}.bias"] = shape, shape[:1]
+        sizes[f"{name}.weight"], sizes[f"{name}.bias"] = shape, shape[:1]
 
     def residual(name: str, before: int, after: int) -> None:
         layer(f"{name}.in_layers.0", before)
@@ -82,7 +82,7 @@ def shapes(
             place += 1
     layer("out.0", channels)
     layer("out.2", outputs, width, 3, 3)
-    return found
+    return sizes
 
 
 def draw(wanted: dict[str, tuple[int, ...]], seed: int = 0) -> State:

@@ -19,9 +19,9 @@ def tidy(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree
     scripts = context.get("script_files", [])
     kept = {(script.filename or "", script.attributes.get("body")): script for script in scripts}
     context["script_files"] = list(kept.values())
-    for found, mended in MENDED.items():
+    for original, mended in MENDED.items():
         if "body" in context:
-            context["body"] = context["body"].replace(found, mended)
+            context["body"] = context["body"].replace(original, mended)
 
 
 def launch(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:

@@ -97,13 +97,13 @@ def _error_bars(costs: Costs, budgets: Sequence[int], plan: Plan, width: float |
     """What the measurement's errors mean for the schedules, as lines of text."""
     from dpdiff.costs.uncertainty import uncertainty
 
-    found = uncertainty(costs, sorted({*budgets}), width=width)
+    errors = uncertainty(costs, sorted({*budgets}), width=width)
     lines = ["", "what measurement errors cost, in bits/dim with 95 % confidence"]
-    for one in found.schedules:
+    for one in errors.schedules:
         close = [name for name in one.strides if one.within_error(name)]
         note = f"   ({' and '.join(close)} may be as good)" if close else ""
         lines.append(f"  with {one.steps} steps: less than {one.regret95:.4f}{note}")
-    few = found.fewest
+    few = errors.fewest
     fewest = plan.fewest_steps(within=0.1)
     low, high = min(few.low, fewest), max(few.high, fewest)
     lines += ["", f"fewest steps within 0.1 bits/dim of the best: {fewest} ({low} to {high})"]

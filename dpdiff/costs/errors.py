@@ -84,12 +84,12 @@ def difference(costs: Measured, one: Schedule, other: Schedule) -> Estimate:
 def _drawn(costs: Measured, nats: float, parts: list[tuple]) -> Estimate:
     """Where all timesteps saw the same images: the spread of a sum of paths over draws of them."""
     only = np.unique(np.concatenate([part[0] for part in parts]))
-    found = [
+    totals = [
         sum(sign * draw.costs_of(t, s).sum() for t, s, sign in parts)
         for draw in draws(costs, only=only)
     ]
     size = costs.unit.size
-    return Estimate(float(nats / size), float(np.std(found, ddof=1)) / size)
+    return Estimate(float(nats / size), float(np.std(totals, ddof=1)) / size)
 
 
 def _variance_of_difference(

@@ -118,8 +118,8 @@ def law(costs: Any, *, count: int = COUNT, seed: int = 0) -> Law:
     --------
     >>> import dpdiff
     >>> costs = dpdiff.load_costs("digits").with_variance("small")
-    >>> found = law(costs, count=2)
-    >>> bool(3 < found.c < 5)
+    >>> result = law(costs, count=2)
+    >>> bool(3 < result.c < 5)
     True
     """
     limit, c = _constants(costs.smoothed())

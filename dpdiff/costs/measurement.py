@@ -208,8 +208,8 @@ class _Measuring:
             return True
         budgets = [k for k in self.job.request["budgets"] if k <= costs.T]
         ruled = costs.with_variance(self.job.request["variance"])
-        found = uncertainty(ruled, budgets, count=DRAWS).schedules
-        worst = max(found, key=lambda one: one.regret95)
+        schedules = uncertainty(ruled, budgets, count=DRAWS).schedules
+        worst = max(schedules, key=lambda one: one.regret95)
         self._say(
             f"{costs.provenance['calls']:,} calls: schedules lose less than "
             f"{worst.regret95:.4f} bits/dim with 95 % confidence (worst: {worst.steps} steps)"
@@ -244,13 +244,17 @@ class _Measuring:
         return self._costs(stage, sample.statistics(), sample, calls=calls, **about)
 
     def _costs(
-        self, stage: Stage, found: dict[str, np.ndarray], sample: Sample | None = None, **about: Any
+        self,
+        stage: Stage,
+        statistics: dict[str, np.ndarray],
+        sample: Sample | None = None,
+        **about: Any,
     ) -> Costs:
         denoiser = self.job.denoiser
         priors = noising.prior_costs(denoiser, self.job.images, at_most=4096)
-        found |= {"prior": priors.mean(), "prior_var": priors.var()}
+        statistics |= {"prior": priors.mean(), "prior_var": priors.var()}
         images = sample.images if sample else stage.images
         provenance = self.job.provenance() | {"per_step": images} | about
         return Costs(
-            denoiser.noise, denoiser.shape, denoiser.variance, found, provenance, sample=sample
+            denoiser.noise, denoiser.shape, denoiser.variance, statistics, provenance, sample=sample
         )

@@ -125,19 +125,19 @@ def training_sets(
     >>> [len(part) for part in training_sets("digits", (1, 8, 8))]
     [1295, 143]
     """
-    found, divided = _open(source, "train", shape, progress)
+    training, divided = _open(source, "train", shape, progress)
     if divided:
         others = images(source, split="validation", shape=shape, progress=progress)
         # Files are sorted by path, often by class: their first ones are no sample of them.
         sorted_by_path = isinstance(others, pictures.Pictures)
         rows = _spread(others, HELD_OUT) if sorted_by_path else slice(HELD_OUT)
-        return found[:], others[rows]
-    rows = _spread(found, min(HELD_OUT, len(found) // 10))
+        return training[:], others[rows]
+    rows = _spread(training, min(HELD_OUT, len(training) // 10))
     if len(rows) == 0:
-        raise InputError(f"{source} has {len(found)} images; training takes at least 10")
-    rest = np.ones(len(found), bool)
+        raise InputError(f"{source} has {len(training)} images; training takes at least 10")
+    rest = np.ones(len(training), bool)
     rest[rows] = False
-    return found[rest], found[rows]
+    return training[rest], training[rows]
 
 
 def _open(
@@ -147,12 +147,12 @@ def _open(
     if split not in SPLITS:
         raise InputError(f"split is one of {', '.join(SPLITS)}; got {split!r}")
     shape = None if shape is None else tuple(shape)
-    found, divided = _read(source, split, shape, progress)
-    if len(found) == 0:
+    examples, divided = _read(source, split, shape, progress)
+    if len(examples) == 0:
         raise InputError(f"{source} has no images in its split {split!r}")
-    if shape is not None and found.shape[1:] != shape:
-        raise InputError(f"the images of {source} have shape {found.shape[1:]}, not {shape}")
-    return found, divided
+    if shape is not None and examples.shape[1:] != shape:
+        raise InputError(f"the images of {source} have shape {examples.shape[1:]}, not {shape}")
+    return examples, divided
 
 
 def _read(

@@ -43,13 +43,13 @@ def read_npz(
     pair = next((pair for pair in PAIRS if set(pair) <= set(names)), None)
     if pair:
         return official(split, lambda: stacked(pair[0]), lambda: stacked(pair[1])), True
-    found = [name for name in SINGLES if name in names] or (names if len(names) == 1 else [])
-    if not found:
+    keys = [name for name in SINGLES if name in names] or (names if len(names) == 1 else [])
+    if not keys:
         raise InputError(
             f"{path} holds {', '.join(names) or 'nothing'}; images are expected under "
             f"{', '.join(SINGLES)}, or under {' or '.join(' and '.join(pair) for pair in PAIRS)}"
         )
-    return stacked(found[0]), False
+    return stacked(keys[0]), False
 
 
 def member(

@@ -63,10 +63,10 @@ def read_imagenet(folder: Path, split: str, progress: bool) -> Stacked:
         return Stacked(batches, progress=progress)
 
     def train() -> Stacked:
-        found = _train_batches(folder)
+        present = _train_batches(folder)
         # One more than there are: of a gap, the first missing file is named.
-        complete = found == list(range(1, len(found) + 1)) and found
-        numbers = found if complete else range(1, len(found) + 2)
+        complete = present == list(range(1, len(present) + 1)) and present
+        numbers = present if complete else range(1, len(present) + 2)
         return stacked([f"train_data_batch_{number}.npz" for number in numbers])
 
     return official(split, train, lambda: stacked([IMAGENET_TEST]))

@@ -43,14 +43,14 @@ class Lazy:
         rows = np.arange(len(self))[index]
         flat = rows.reshape(-1)
         if len(flat) <= CHUNK:
-            found = self._read(flat)
+            images = self._read(flat)
         else:
-            found = np.empty((len(flat), *self.shape[1:]), self.dtype)
+            images = np.empty((len(flat), *self.shape[1:]), self.dtype)
             starts = range(0, len(flat), CHUNK)
             for start in bar(starts, f"read images, {CHUNK} at a time", self.progress):
                 part = slice(start, start + CHUNK)
-                found[part] = self._read(flat[part])
-        return found.reshape(rows.shape + self.shape[1:])
+                images[part] = self._read(flat[part])
+        return images.reshape(rows.shape + self.shape[1:])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
@@ -97,11 +97,11 @@ class Stacked(Lazy):
     def _read(self, rows: np.ndarray) -> np.ndarray:
         rows = rows + self._start
         owner = np.searchsorted(self._ends, rows, side="right")
-        found = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        images = np.empty((len(rows), *self.shape[1:]), self.dtype)
         for number in np.unique(owner):
             array, here = self._arrays[number], owner == number
-            found[here] = array[rows[here] - (self._ends[number] - len(array))]
-        return found
+            images[here] = array[rows[here] - (self._ends[number] - len(array))]
+        return images
 
 
 def official(split: str, train: Callable[[], Stacked], test: Callable[[], Stacked]) -> Stacked:

@@ -45,15 +45,15 @@ class Pictures(Lazy):
         self._room = KEPT // int(np.prod(size))
 
     def _read(self, rows: np.ndarray) -> np.ndarray:
-        found = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        images = np.empty((len(rows), *self.shape[1:]), self.dtype)
         for place, row in enumerate(rows.tolist()):
             pixels = self._kept.get(row)
             if pixels is None:
                 pixels = self._decode(self._paths[row])
                 if len(self._kept) < self._room:
                     self._kept[row] = pixels
-            found[place] = pixels
-        return found
+            images[place] = pixels
+        return images
 
     def _decode(self, path: Path) -> np.ndarray:
         channels, height, width = self.shape[1:]
@@ -99,7 +99,7 @@ def read(
         if not names:
             raise InputError(f"{folder} has no subfolder {' or '.join(SUBFOLDERS[split])}")
         folder = folder / names[0]
-    paths = found(folder, progress)
+    paths = image_files(folder, progress)
     if shape is None:
         return Pictures(
             paths, common_size(paths, progress), resize=False, progress=progress
@@ -109,7 +109,7 @@ def read(
     return Pictures(paths, shape, resize=True, progress=progress), divided
 
 
-def found(folder: Path, progress: bool) -> list[Path]:
+def image_files(folder: Path, progress: bool) -> list[Path]:
     """All image files in a folder and its subfolders, sorted by path."""
     every = bar(folder.rglob("*"), f"list {folder.name}", progress, unit="file")
     paths = sorted(

@@ -193,13 +193,13 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
     def _jump(self, timestep: float | Tensor) -> tuple[int, int]:
         """The jump ``(t, s)`` that begins where the network is told so."""
         nodes = self.schedule.timesteps
-        found = np.flatnonzero(self._times.astype(np.float32) == np.float32(float(timestep)))
-        if len(found) == 0:
+        places = np.flatnonzero(self._times.astype(np.float32) == np.float32(float(timestep)))
+        if len(places) == 0:
             raise InputError(
                 f"timestep {float(timestep):g} is not in this scheduler's schedule; iterate over "
                 f"its timesteps, {self._times[::-1].tolist()}"
             )
-        return nodes[found[0] + 1], nodes[found[0]]
+        return nodes[places[0] + 1], nodes[places[0]]
 
     def _denoiser(self, output: Tensor, sample: Tensor, rule: str) -> Denoiser:
         """A denoiser whose network has spoken already."""

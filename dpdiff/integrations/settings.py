@@ -22,14 +22,14 @@ OWN = "dpdiff"  # the source of what comes from a denoiser that no config of dif
 
 def of(config: Any) -> dict[str, Any]:
     """The settings of a scheduler or a config, with its class's name as ``source``."""
-    found = configs.config_of(config)
-    source = found.get("source") or found.get("_class_name")
-    if source is None and not {"beta_schedule", "trained_betas"} & found.keys():
+    settings = configs.config_of(config)
+    source = settings.get("source") or settings.get("_class_name")
+    if source is None and not {"beta_schedule", "trained_betas"} & settings.keys():
         raise InputError(
             "this config does not tell the class that gives it its meaning: pass the scheduler "
             "itself, from_config(pipe.scheduler, schedule=…)"
         )
-    plain = {name: value for name, value in found.items() if not name.startswith("_")}
+    plain = {name: value for name, value in settings.items() if not name.startswith("_")}
     return plain | {"source": source or "DDPMScheduler"}
 
 
@@ -55,12 +55,12 @@ def reading(about: Mapping[str, Any], rule: str | None) -> Reading:
     if about.get("source") == OWN:
         arrays = {name: np.array(values) for name, values in about["noise"].items()}
         noise = NoiseSchedule.from_arrays(arrays)
-        found = Reading(noise, about["predicts"], "small", clip, about["sigma_data"])
+        model = Reading(noise, about["predicts"], "small", clip, about["sigma_data"])
     else:
         config = {**about, "_class_name": about["source"], "clip_sample": clip}
-        found = read_scheduler(config, "the scheduler's config")
-    check_reading(found.predicts, found.sigma_data, found.noise)
-    return found._replace(variance=RULES[rule or "fixed_small"])
+        model = read_scheduler(config, "the scheduler's config")
+    check_reading(model.predicts, model.sigma_data, model.noise)
+    return model._replace(variance=RULES[rule or "fixed_small"])
 
 
 def their_rule(rule: str) -> str:
@@ -69,22 +69,22 @@ def their_rule(rule: str) -> str:
 
 
 def spread_error(
-    found: Reading, schedule: Schedule, error: Sequence[float] | None
+    model: Reading, schedule: Schedule, error: Sequence[float] | None
 ) -> np.ndarray | None:
     """m(t)/D on the whole grid, known at the schedule's steps; of the optimal variance alone."""
-    if found.variance != "optimal":
+    if model.variance != "optimal":
         return None
     if len(error or ()) != schedule.steps:
         raise InputError(
             "the optimal variance needs m(t)/D at each of the schedule's steps; measure the "
             'costs and use from_denoiser(denoiser.with_variance("optimal", costs), schedule)'
         )
-    spread = np.full(found.noise.T + 1, np.nan)
+    spread = np.full(model.noise.T + 1, np.nan)
     spread[list(schedule.timesteps[1:])] = error
     return spread
 
 
-def input_scale(found: Reading, t: int, like: Tensor) -> Any:
+def input_scale(model: Reading, t: int, like: Tensor) -> Any:
     """What ``x_t`` is multiplied with before the network sees it."""
-    scales = found.noise.at_trained(t, like)
-    return reading_named(found.predicts, found.sigma_data).input_scale(*scales)
+    scales = model.noise.at_trained(t, like)
+    return reading_named(model.predicts, model.sigma_data).input_scale(*scales)

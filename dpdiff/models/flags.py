@@ -212,10 +212,10 @@ class Flags:
         return 1000 / self.diffusion_steps if self.rescale_timesteps else 1.0
 
 
-def conditional(found: str) -> str:
+def conditional(reason: str) -> str:
     """Why class-conditional models are refused, and what to do with one."""
     return (
-        f"{found}: the model is class-conditional. Build it with its own code, hold the class "
+        f"{reason}: the model is class-conditional. Build it with its own code, hold the class "
         "fixed, and wrap that: dpdiff.Denoiser(dpdiff.Conditioned(network, y=3), noise, shape=...) "
         "is the model of one class"
     )

@@ -45,12 +45,12 @@ def latents(pipe: Any, images: Any, *, seed: int | None = None, batch_size: int 
     """
     vae = _autoencoder(pipe)
     channels = vae.config.in_channels
-    found = images if hasattr(images, "shape") else np.asarray(images)
-    if len(found.shape) != 4 or channels not in (found.shape[1], found.shape[3]):
-        raise InputError(f"images have shape (N, {channels}, H, W), got {tuple(found.shape)}")
-    last = found.shape[1] != channels
-    shape = (channels, *(found.shape[1:3] if last else found.shape[2:]))
-    checked = data.check(found, shape, 256)
+    array = images if hasattr(images, "shape") else np.asarray(images)
+    if len(array.shape) != 4 or channels not in (array.shape[1], array.shape[3]):
+        raise InputError(f"images have shape (N, {channels}, H, W), got {tuple(array.shape)}")
+    last = array.shape[1] != channels
+    shape = (channels, *(array.shape[1:3] if last else array.shape[2:]))
+    checked = data.check(array, shape, 256)
     parts = []
     for rows in cut(np.arange(len(checked)), batch_size):
         x = torch.from_numpy(data.scaled(checked[rows], 256)).to(vae.device, vae.dtype)
@@ -93,10 +93,10 @@ def _autoencoder(pipe: Any) -> Any:
 
 def _encoded(vae: Any, x: Tensor, rows: np.ndarray, seed: int | None) -> Tensor:
     """The encoder's mean, or a draw, of images that stand in given rows of all."""
-    found = vae.encode(x)
-    if not hasattr(found, "latent_dist"):
-        return found.latents  # of vector-quantised ones, which have no distribution
-    mean, std = found.latent_dist.mean, found.latent_dist.std
+    encoding = vae.encode(x)
+    if not hasattr(encoding, "latent_dist"):
+        return encoding.latents  # of vector-quantised ones, which have no distribution
+    mean, std = encoding.latent_dist.mean, encoding.latent_dist.std
     if seed is None:
         return mean
     noise = random_streams.gaussian(seed, 0, rows, tuple(mean.shape[1:]))

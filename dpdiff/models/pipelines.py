@@ -66,8 +66,8 @@ class Text(Kind):
             asked |= {"do_classifier_free_guidance": guided}
             asked |= {"negative_prompt": given.negative_prompt}
         with torch.no_grad():
-            found = zip(self.returned, parts.pipe.encode_prompt(**asked), strict=False)
-        return replace(given, **dict(found))
+            embeddings = zip(self.returned, parts.pipe.encode_prompt(**asked), strict=False)
+        return replace(given, **dict(embeddings))
 
     def conditions(self, parts, given, guided):
         if getattr(parts.network.config, "time_cond_proj_dim", None) is not None:

@@ -115,10 +115,10 @@ def image_shape(config: Any, source: Any) -> tuple[int, int, int]:
 def _weights(folder: Path) -> Path:
     path = folder / WEIGHTS
     if not path.exists():
-        found = sorted(p.name for p in folder.glob("*") if p.suffix in (".bin", ".pth", ".ckpt"))
+        others = sorted(p.name for p in folder.glob("*") if p.suffix in (".bin", ".pth", ".ckpt"))
         if (folder / f"{WEIGHTS}.index.json").exists():
-            found = ["weights in several files"]
-        held = f"; it has {', '.join(found)}: {ADVICE}" if found else ""
+            others = ["weights in several files"]
+        held = f"; it has {', '.join(others)}: {ADVICE}" if others else ""
         raise InputError(f"{folder} has no {WEIGHTS}{held}")
     regular(path)
     return path

@@ -21,7 +21,7 @@ LABELS = {"even": "even", "quadratic": "quadratic", "dp": "optimal (DP)"}
 MARKERS = {"even": "s", "quadratic": "^", "dp": "o"}
 LINES = {"even": "--", "quadratic": "-.", "dp": "-"}
 
-#: Light for short jumps, dark for dear ones; its darkness alone carries the order.
+#: Light for cheap jumps, dark for costly ones; its darkness alone carries the order.
 COSTS = LinearSegmentedColormap.from_list("costs", ["#ffffff", "#d3dce8", "#8fa6c4"])
 
 STYLE: dict[str, Any] = {

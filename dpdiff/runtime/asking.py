@@ -51,12 +51,12 @@ def checked_shape(shape: Any) -> tuple[int, ...]:
     (1, 8, 8)
     """
     try:
-        found = tuple(whole(n) for n in shape)
+        lengths = tuple(whole(n) for n in shape)
     except TypeError as error:
         raise InputError(f"shape is a tuple of integers, got {shape!r}") from error
-    if not found or min(found) < 1:
+    if not lengths or min(lengths) < 1:
         raise InputError(f"shape holds lengths of at least 1, one or more; got {shape!r}")
-    return found
+    return lengths
 
 
 def checked_arguments(x_t: Any, t: Any, shape: tuple[int, ...], T: int) -> np.ndarray:
@@ -90,8 +90,10 @@ def ask(
     """
     t = timesteps[0]
     try:
-        told = torch.from_numpy(times if times.dtype == np.int64 else times.astype(np.float32))
-        output = tensor_of(network(x, told.to(x.device)))
+        time_inputs = torch.from_numpy(
+            times if times.dtype == np.int64 else times.astype(np.float32)
+        )
+        output = tensor_of(network(x, time_inputs.to(x.device)))
     except EXPECTED as error:
         if ran_out(error) or isinstance(error, InputError):
             raise

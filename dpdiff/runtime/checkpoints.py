@@ -141,7 +141,7 @@ class Checkpoints:
             need.
         """
         blocks = {int(block[0]): block.tolist() for block in grid}
-        found: dict[int, Statistics] = {}
+        loaded: dict[int, Statistics] = {}
         for path in sorted(self.folder.glob("*.part")):
             about, statistics = self._read(path)
             if about is None:
@@ -151,10 +151,10 @@ class Checkpoints:
             if _of_another_stage(timesteps, blocks):
                 continue
             first = self._fit(path, timesteps, statistics, blocks)
-            found[first] = statistics
-            if _kinds(statistics) != _kinds(next(iter(found.values()))):
+            loaded[first] = statistics
+            if _kinds(statistics) != _kinds(next(iter(loaded.values()))):
                 raise InputError(f"{path} holds other statistics than the blocks beside it")
-        return found
+        return loaded
 
     def _read(self, path: Path) -> tuple[dict[str, Any] | None, Statistics]:
         regular(path)

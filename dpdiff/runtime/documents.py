@@ -57,25 +57,25 @@ def parsed(text: str, source: str | Path) -> dict[str, Any]:
     dpdiff.errors.InputError: cannot read example: it holds a list where an object {...} is expected
     """
     try:
-        found = json.loads(
+        document = json.loads(
             text, parse_constant=_number, parse_float=_number, object_pairs_hook=_object
         )
     except RecursionError as error:
         raise InputError(f"cannot read {source}: its lists are nested too deeply") from error
     except ValueError as error:
         raise InputError(f"cannot read {source}: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise InputError(
-            f"cannot read {source}: it holds a {type(found).__name__} where an object {{...}} "
+            f"cannot read {source}: it holds a {type(document).__name__} where an object {{...}} "
             "is expected"
         )
-    if _is_deep(found):
+    if _is_deep(document):
         raise InputError(f"cannot read {source}: its lists are nested too deeply")
     try:
-        json.dumps(found, ensure_ascii=False).encode()
+        json.dumps(document, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:  # "\\ud800", half of a character
         raise InputError(f"cannot read {source}: it holds no proper text: {error}") from error
-    return found
+    return document
 
 
 def signed(document: dict[str, Any]) -> str:
@@ -136,10 +136,10 @@ def _number(text: str) -> float:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    members = dict(pairs)
+    if len(members) < len(pairs):
         raise ValueError("a name stands twice in an object")
-    return found
+    return members
 
 
 def _is_deep(document: Any) -> bool:

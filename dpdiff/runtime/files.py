@@ -30,13 +30,13 @@ def regular(path: str | Path) -> os.stat_result:
     dpdiff.errors.InputError: cannot read /dev/zero: it is not an ordinary file
     """
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {_short(path)}: {_reason(error)}") from error
-    if not stat.S_ISREG(found.st_mode):
-        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "not an ordinary file"
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not an ordinary file"
         raise InputError(f"cannot read {path}: it is {kind}")
-    return found
+    return status
 
 
 def contents(path: str | Path, at_most: int) -> bytes:

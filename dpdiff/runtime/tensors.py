@@ -75,8 +75,8 @@ def _dictionary(file: Any, device: str | torch.device) -> dict[str, Any]:
         file.seek(0)
         state = torch.load(file, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        need = f"{found[1]} would have to be run" if found else "it is no plain pickle of tensors"
+        match = re.search(r"GLOBAL (\S+)", str(error))
+        need = f"{match[1]} would have to be run" if match else "it is no plain pickle of tensors"
         raise InputError(
             f"refused, since it holds more than tensors: {need}. Save the state dict alone, "
             "torch.save(model.state_dict(), path), where the file is trusted"

@@ -167,11 +167,11 @@ def device(name: str) -> str:
         raise WorkerError(f"there is no device {name!r} here; give cpu, cuda, cuda:0, mps …")
     if kind != "cuda":
         return name
-    place, found = os.environ.get("LOCAL_RANK", "0"), torch.cuda.device_count()
+    place, count = os.environ.get("LOCAL_RANK", "0"), torch.cuda.device_count()
     number = name.partition(":")[2] or place
-    if not number.isdigit() or int(number) >= found:
+    if not number.isdigit() or int(number) >= count:
         raise WorkerError(
-            f"there is no GPU {number} for worker {environment_rank()}: this machine has {found}; "
+            f"there is no GPU {number} for worker {environment_rank()}: this machine has {count}; "
             "start at most one worker a GPU, or give another --device"
         )
     return f"cuda:{number}"

@@ -85,13 +85,13 @@ class Constrained:
 
     def _nodes(self, nodes: Sequence[int]) -> list[int]:
         try:
-            found = [index(t) for t in nodes]
+            timesteps = [index(t) for t in nodes]
         except TypeError as error:
             raise InputError(f"timesteps are a list of integers, got {nodes!r}") from error
-        for t in found:
+        for t in timesteps:
             if not 0 <= t <= self.T:
                 raise InputError(f"timesteps lie in 0…{self.T}, got {t}")
-        return found
+        return timesteps
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """The block ``L[start:stop, :stop]`` with infinite costs outside the windows."""

@@ -107,7 +107,7 @@ def _row(const, x, intercept, slope, before, after, slopes, heights, begins, k):
 
     Node t is reached in at most t steps, so that row k begins at t = k.
     """
-    size, found = 0, 0
+    size, lowest = 0, 0
     after[:k] = np.inf
     for t in range(k, len(x)):
         height = before[t - 1] + intercept[t - 1]
@@ -115,8 +115,8 @@ def _row(const, x, intercept, slope, before, after, slopes, heights, begins, k):
             size = _push(slope[t - 1], height, slopes, heights, begins, size)
         after[t] = np.inf
         if size > 0:
-            found = _find(begins, size, found, x[t])
-            after[t] = (const[t] + slopes[found] * x[t]) + heights[found]
+            lowest = _find(begins, size, lowest, x[t])
+            after[t] = (const[t] + slopes[lowest] * x[t]) + heights[lowest]
 
 
 @compiled(nogil=True)
