@@ -27,6 +27,7 @@ EXERCISE = re.compile(r"^(`{3,})\{exercise\} ([^\n]*)\n:label: (\S+)\n\n(.*?)\n\
 START = re.compile(r"^```\{solution-start\} .*\n:class: dropdown\n```\n?", re.M)
 END = re.compile(r"^```\{solution-end\}\n```\n?", re.M)
 ROLE = re.compile(r"\{(eq|ref|numref|cite:p|cite:t)\}`([^`]+)`")
+PICTURE = re.compile(r"\]\(\.\./book/figures/([\w.-]+)\)")  # which Sphinx copies to _images
 LINK = re.compile(r"\]\((\d\d_\w+)\.ipynb(#[\w-]+)?\)")
 ENTRY = re.compile(r"^@\w+\{(\w+),(.*?)^\}", re.M | re.S)
 
@@ -79,6 +80,7 @@ class Reader:
         text = EXERCISE.sub(self._exercise, text)
         text = EQUATION.sub(self._equation, text)
         text = ROLE.sub(self._role, text)
+        text = PICTURE.sub(rf"]({BOOK}_images/\1)", text)
         return LINK.sub(rf"]({BOOK}lessons/\1.html\2)", text)
 
     def _admonition(self, match: re.Match[str]) -> str:
