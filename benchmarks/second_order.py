@@ -12,6 +12,8 @@ first step is of first order, and so is the last one, which lands on x̂_0.
 
     python benchmarks/second_order.py digits
     python benchmarks/second_order.py fashion-linear --n 64 --budgets 5 8 12
+    python benchmarks/second_order.py digits --name digits_128 --calls 128 --held-out 200 \
+        --teacher 128 --budgets 8 10 12 16 --schedules flow pairs "smooth pairs"
 
 2M, as diffusers has it, draws from the same held-out noises under every schedule. What is reported
 is the distance to the end points of a fine teacher: mean, standard error, geometric mean, and
@@ -23,8 +25,8 @@ half as many.
 - ``smooth pairs`` are the same with the trapezoidal rule between the teacher's nodes, since DDIM's
   own steps are of first order and 2M may be nearer to the flow than they are.
 
-Seeds: 0 for trajectories, 100 for what is reported. End points are kept in
-``results/second_order_<model>.parts`` until all is done, so a run that was stopped goes on.
+Seeds: 0 for trajectories, ``--held-out`` for what is reported. End points are kept in
+``results/second_order_<name>.parts`` until all is done, so a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ from dpdiff.trajectory.teacher import predictions, start, states
 
 RESULTS = Path(__file__).parent / "results"
 BUDGETS = (4, 5, 6, 8, 10, 12, 16)
-SEED, HELD_OUT, CHUNK = 0, 100, 64
+SEED, CHUNK = 0, 64
 OURS = ("pairs", "aligned pairs", "smooth pairs", "smooth aligned pairs")
 
 
@@ -192,7 +194,9 @@ def checks(denoiser: dpdiff.Denoiser) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def second_order(denoiser: dpdiff.Denoiser, schedule: dpdiff.Schedule, n: int) -> np.ndarray:
+def second_order(
+    denoiser: dpdiff.Denoiser, schedule: dpdiff.Schedule, n: int, seed: int
+) -> np.ndarray:
     """End points of DPM-Solver++(2M), whose model is the denoiser's x̂_0."""
     drawn = []
     for rows in np.array_split(np.arange(n), -(-n // CHUNK)):
@@ -200,7 +204,7 @@ def second_order(denoiser: dpdiff.Denoiser, schedule: dpdiff.Schedule, n: int) -
             denoiser.noise.T, trained_betas=denoiser.noise.betas, prediction_type="sample"
         )
         solver.set_timesteps(timesteps=schedule.to_diffusers())
-        x = start(denoiser, HELD_OUT, rows).float()
+        x = start(denoiser, seed, rows).float()
         for t in solver.timesteps:
             x = solver.step(denoiser(x, int(t) + 1).x0.float(), t, x).prev_sample
         drawn.append(x.flatten(1).cpu())
@@ -210,21 +214,21 @@ def second_order(denoiser: dpdiff.Denoiser, schedule: dpdiff.Schedule, n: int) -
 class Bench:
     """A model and its end points on disk."""
 
-    def __init__(self, denoiser: dpdiff.Denoiser, model: str, n: int) -> None:
-        self.denoiser, self.n = denoiser, n
-        self.folder = RESULTS / f"second_order_{model}.parts"
+    def __init__(self, denoiser: dpdiff.Denoiser, name: str, n: int, seed: int) -> None:
+        self.denoiser, self.n, self.seed = denoiser, n, seed
+        self.folder = RESULTS / f"second_order_{name}.parts"
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def ends(self, schedule: dpdiff.Schedule, sampler: str = "2m") -> np.ndarray:
         """From disk if they are there."""
-        job = (self.denoiser.fingerprint, schedule.timesteps, sampler, self.n)
+        job = (self.denoiser.fingerprint, schedule.timesteps, sampler, self.n, self.seed)
         path = self.folder / (hashlib.sha256(repr(job).encode()).hexdigest()[:20] + ".npy")
         if not path.exists():
             if sampler == "2m":
-                drawn = second_order(self.denoiser, schedule, self.n)
+                drawn = second_order(self.denoiser, schedule, self.n, self.seed)
             else:
                 drawn = dpdiff.sample(
-                    self.denoiser, schedule, self.n, seed=HELD_OUT, sampler=sampler,
+                    self.denoiser, schedule, self.n, seed=self.seed, sampler=sampler,
                     batch_size=CHUNK, progress=False,
                 ).flatten(1).numpy()  # fmt: skip
             with replacing(path) as file:
@@ -279,16 +283,23 @@ def main() -> None:
     parser.add_argument("model", choices=("digits", "fashion", "fashion-linear"))
     parser.add_argument("--n", type=int, default=256, help="held-out noises")
     parser.add_argument("--budgets", type=int, nargs="+", default=list(BUDGETS))
+    parser.add_argument("--held-out", type=int, default=100, help="seed of those")
+    parser.add_argument("--name", help="of the results; by default the model's")
+    parser.add_argument("--schedules", nargs="+", help="flow and others; by default all")
     parser.add_argument("--nodes", type=int, default=64, help="of the trajectories")
     parser.add_argument("--calls", type=int, default=32, help="noises of the trajectories")
     parser.add_argument("--teacher", type=int, default=256, help="nodes of the goals")
     options = parser.parse_args()
+    options.name = options.name or options.model
     torch.set_num_threads(1)
     denoiser = dpdiff.load(options.model)
     checked = checks(denoiser)
     print(checked, flush=True)
-    bench = Bench(denoiser, options.model, options.n)
-    schedules = bench.schedules(options.nodes, options.calls, options.budgets)
+    bench = Bench(denoiser, options.name, options.n, options.held_out)
+    schedules = {
+        k: {name: s for name, s in some.items() if name in (options.schedules or some)}
+        for k, some in bench.schedules(options.nodes, options.calls, options.budgets).items()
+    }
     goals = {}
     for name, nodes in (("ddim", options.teacher), ("2m", options.teacher // 2)):
         fine = dpdiff.Schedule(tuple(node_grid(denoiser.noise, nodes)))
@@ -300,17 +311,17 @@ def main() -> None:
         ends = {name: bench.ends(s) for name, s in tqdm(schedules[k].items(), desc=f"{k} steps")}
         for goal, points in goals.items():
             far = {name: np.linalg.norm(e - points, axis=1) for name, e in ends.items()}
-            result = Comparison(far, HELD_OUT)
+            result = Comparison(far, options.held_out)
             distances[goal][k] = rows(result)
             print(f"{k} steps, goal {goal}\n{result}")
-            for name in OURS:
+            for name in sorted(far.keys() & set(OURS)):
                 print(name, "- flow: {:.4f} ± {:.4f}".format(*result.difference(name, "flow")))
             print(flush=True)
     document = {
         "what": "distance of 2M's samples to fine samplers' end points from the same noise",
         "model": {"name": options.model, "fingerprint": denoiser.fingerprint},
         "settings": {k: v for k, v in vars(options).items() if k != "model"},
-        "seeds": {"trajectories": SEED, "held out": HELD_OUT},
+        "seeds": {"trajectories": SEED, "held out": options.held_out},
         "dpdiff": dpdiff.__version__,
         "machine": machine(),
         "checks": checked,
@@ -323,7 +334,7 @@ def main() -> None:
         },
         "distances": distances,
     }
-    with replacing(RESULTS / f"second_order_{options.model}.json") as file:
+    with replacing(RESULTS / f"second_order_{options.name}.json") as file:
         file.write((json.dumps(document, indent=1) + "\n").encode())
     rmtree(bench.folder)
 
