@@ -1,4 +1,4 @@
-r"""Schedules made for DPM-Solver++(2M) itself, from costs of triples of nodes.
+r"""Schedules made for DPM-Solver++(2M) itself: what they are worth.
 
 2M's step from t to s uses the predictions at t and at r, the node before it. From the teacher's own
 x_t and predictions it misses the teacher's x_s by
@@ -14,6 +14,8 @@ first step is of first order, and so is the last one, which lands on x̂_0.
     python benchmarks/second_order.py fashion-linear --n 64 --budgets 5 8 12
     python benchmarks/second_order.py digits --name digits_128 --calls 128 --held-out 200 \
         --teacher 128 --budgets 8 10 12 16 --schedules flow pairs "smooth pairs"
+    python benchmarks/second_order.py fashion-linear --name fashion-linear_again --n 64 \
+        --held-out 200 --teacher 96 --budgets 5 8 12 --schedules flow pairs even
 
 2M, as diffusers has it, draws from the same held-out noises under every schedule. What is reported
 is the distance to the end points of a fine teacher: mean, standard error, geometric mean, and
@@ -21,9 +23,14 @@ paired differences from ``flow``. There are two such goals: DDIM on ``--teacher`
 half as many.
 
 - ``flow`` and ``aligned`` are the package's costs, of first-order jumps;
-- ``pairs`` adds up the squares of the triples' errors, ``aligned pairs`` the roots of those;
-- ``smooth pairs`` are the same with the trapezoidal rule between the teacher's nodes, since DDIM's
-  own steps are of first order and 2M may be nearer to the flow than they are.
+- ``pairs`` is ``dpdiff.trajectory.second_order``: it adds up the squares of the triples' errors;
+- ``aligned pairs`` adds up their roots;
+- ``smooth pairs`` and ``smooth aligned pairs`` are the same with the trapezoidal rule between the
+  teacher's nodes, since DDIM's own steps are of first order and 2M may be nearer to the flow than
+  they are.
+
+The table of all triples is made here a second time, more plainly; the package's schedules must be
+those that it gives.
 
 Seeds: 0 for trajectories, ``--held-out`` for what is reported. End points are kept in
 ``results/second_order_<name>.parts`` until all is done, so a run that was stopped goes on.
@@ -51,6 +58,7 @@ from dpdiff.runtime.files import replacing
 from dpdiff.trajectory.comparison import Comparison
 from dpdiff.trajectory.nodes import node_grid
 from dpdiff.trajectory.paths import Trajectories
+from dpdiff.trajectory.second_order import second_order
 from dpdiff.trajectory.teacher import predictions, start, states
 
 RESULTS = Path(__file__).parent / "results"
@@ -194,9 +202,7 @@ def checks(denoiser: dpdiff.Denoiser) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def second_order(
-    denoiser: dpdiff.Denoiser, schedule: dpdiff.Schedule, n: int, seed: int
-) -> np.ndarray:
+def draw(denoiser: dpdiff.Denoiser, schedule: dpdiff.Schedule, n: int, seed: int) -> np.ndarray:
     """End points of DPM-Solver++(2M), whose model is the denoiser's x̂_0."""
     drawn = []
     for rows in np.array_split(np.arange(n), -(-n // CHUNK)):
@@ -225,7 +231,7 @@ class Bench:
         path = self.folder / (hashlib.sha256(repr(job).encode()).hexdigest()[:20] + ".npy")
         if not path.exists():
             if sampler == "2m":
-                drawn = second_order(self.denoiser, schedule, self.n, self.seed)
+                drawn = draw(self.denoiser, schedule, self.n, self.seed)
             else:
                 drawn = dpdiff.sample(
                     self.denoiser, schedule, self.n, seed=self.seed, sampler=sampler,
@@ -250,11 +256,12 @@ class Bench:
             name: best_pairs(costs_of_triples(paths, "aligned" in name, "smooth" in name), most)
             for name in OURS
         }
-        made = {}
+        made, own = {}, second_order(paths, most)
         for k in budgets:
             made[k] = {name: plan.schedule(k) for name, plan in plans.items()}
             for name, best in found.items():
                 made[k][name] = dpdiff.Schedule(tuple(paths.nodes[list(best[k - 1][1])]))
+            assert made[k]["pairs"] == own.schedule(k)
             made[k] |= strides.usual(noise, k, paths.spread**2 / paths.ends.shape[1])
             del made[k]["arctan"]  # flow's law for DDIM
         return made
