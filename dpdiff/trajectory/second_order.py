@@ -115,8 +115,8 @@ def second_order(paths: Runs, max_steps: int | None = None) -> SecondOrderPlan:
     They have the least sum of ``flow`` costs of 2M's own steps, in place of DDIM's. On the bundled
     network with linear betas 2M then comes about 6 % nearer to the teacher than with the ``flow``
     schedule at five steps and about 30 % at eight, as mean distances go. On the digits, with their
-    cosine grid, it stays 2 and 7 % farther away at four and five steps; from six on the means are
-    level within their errors in all but one case, though geometric means are mostly smaller
+    cosine grid, it stays 2 and 7 % farther away at four and five steps. From six on no mean is
+    nearer for all noises and both teachers, though geometric means are mostly smaller
     (``benchmarks/second_order.py``). So draw with both and compare.
 
     Parameters
