@@ -73,25 +73,25 @@ def jump_table(
     count = len(nodes) - 1
     table = np.zeros((count + 1, count + 1))
     for gram, weight in zip(grams, landing, strict=True):
-        table[1:, 1:] += weight * _squared_sums(gram, steps, inverse)
+        table[1:, 1:] += weight * squared_sums(gram, steps, inverse)
         table[1:, 0] += gram[0, 0] - 2 * gram[0] + np.diag(gram)
     table.clip(0, out=table)
     table[np.triu_indices(count + 1)] = np.inf
     return table
 
 
-def _squared_sums(gram: np.ndarray, steps: np.ndarray, inverse: np.ndarray) -> np.ndarray:
+def squared_sums(gram: np.ndarray, steps: np.ndarray, inverse: np.ndarray) -> np.ndarray:
     """``E‖Σ_{j<k≤i} w_k (D_k - D_i)‖²`` at [i, j]; what stands above the diagonal is nonsense."""
     # Sums from the noisy end, where weights are small: there is nothing large to cancel.
-    single = _sums_above(gram * steps)
-    double = _sums_above((single * steps[:, None]).T).T
+    single = sums_above(gram * steps)
+    double = sums_above((single * steps[:, None]).T).T
     own, diagonal = np.diag(single)[:, None], np.diag(double)
     a = inverse[None, :] - inverse[:, None]
     within = diagonal[None, :] - 2 * double.T + diagonal[:, None]
     return a**2 * np.diag(gram)[:, None] - 2 * a * (single - own) + within
 
 
-def _sums_above(values: np.ndarray) -> np.ndarray:
+def sums_above(values: np.ndarray) -> np.ndarray:
     """``Σ_{k>j} values[i, k]`` at [i, j]."""
     sums = np.zeros_like(values)
     sums[:, :-1] = np.cumsum(values[:, :0:-1], axis=1)[:, ::-1]
