@@ -104,9 +104,10 @@ RECIPES = {
 # A further cycle: warm-up and half cosine anew, from the weights that are bundled.
 RECIPES["fashion-longer"] = replace(
     RECIPES["fashion"],
-    steps=3_000,
+    steps=24_000,
     learning_rate=6e-4,
     validate_every=1_000,
+    patience=24,
     seed=1,
     begins="fashion",
 )
