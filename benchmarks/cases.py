@@ -13,6 +13,7 @@ import numpy as np
 from numba import config, njit
 
 from dpdiff.solvers.protocols import Lines
+from dpdiff.trajectory.comparison import Comparison
 from dpdiff.variance import RULES
 
 DIMS = 3072
@@ -113,6 +114,23 @@ def relaxations(T: int, max_steps: int) -> int:
     of them up to s, of which there are at most s."""
     s = np.arange(T)
     return int(((T - s) * np.where(s > 0, np.minimum(s, max_steps - 1), 1)).sum())
+
+
+def compared(result: Comparison) -> dict[str, dict]:
+    """Distances of every schedule, rounded: its own, and noise by noise beside flow's."""
+
+    def rounded(*values: float) -> list[float]:
+        return [round(value, 5) for value in values]
+
+    return {
+        name: {
+            "mean": rounded(result.mean(name), result.stderr(name)),
+            "geometric_mean": rounded(result.geometric_mean(name))[0],
+            "over_flow": rounded(*result.difference(name, "flow")),
+            "ratio_to_flow": rounded(*result.ratio(name, "flow")),
+        }
+        for name in result.distances
+    }
 
 
 def machine() -> dict:

@@ -32,7 +32,7 @@ from time import process_time
 
 import numpy as np
 import torch
-from cases import machine
+from cases import compared, machine
 
 import dpdiff
 from dpdiff import strides
@@ -200,19 +200,9 @@ def free(bench: Bench, costs: dpdiff.Costs | None, budgets: list[int]) -> Table:
 
 def rows(result: Comparison, schedules: dict[str, dpdiff.Schedule]) -> dict[str, dict]:
     """Numbers for one budget."""
-
-    def rounded(*values: float) -> list[float]:
-        return [round(value, 5) for value in values]
-
     return {
-        name: {
-            "mean": rounded(result.mean(name), result.stderr(name)),
-            "geometric_mean": rounded(result.geometric_mean(name))[0],
-            "over_flow": rounded(*result.difference(name, "flow")),
-            "ratio_to_flow": rounded(*result.ratio(name, "flow")),
-            "timesteps": list(schedule.timesteps),
-        }
-        for name, schedule in schedules.items()
+        name: numbers | {"timesteps": list(schedules[name].timesteps)}
+        for name, numbers in compared(result).items()
     }
 
 

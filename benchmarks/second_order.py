@@ -47,7 +47,7 @@ from shutil import rmtree
 
 import numpy as np
 import torch
-from cases import machine
+from cases import compared, machine
 from diffusers import DPMSolverMultistepScheduler
 from tqdm import tqdm
 
@@ -267,23 +267,6 @@ class Bench:
         return made
 
 
-def rows(result: Comparison) -> dict[str, dict]:
-    """Numbers for one budget and goal."""
-
-    def rounded(*values: float) -> list[float]:
-        return [round(value, 5) for value in values]
-
-    return {
-        name: {
-            "mean": rounded(result.mean(name), result.stderr(name)),
-            "geometric_mean": rounded(result.geometric_mean(name))[0],
-            "over_flow": rounded(*result.difference(name, "flow")),
-            "ratio_to_flow": rounded(*result.ratio(name, "flow")),
-        }
-        for name in result.distances
-    }
-
-
 def main() -> None:
     """Check, draw, compare and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -319,7 +302,7 @@ def main() -> None:
         for goal, points in goals.items():
             far = {name: np.linalg.norm(e - points, axis=1) for name, e in ends.items()}
             result = Comparison(far, options.held_out)
-            distances[goal][k] = rows(result)
+            distances[goal][k] = compared(result)
             print(f"{k} steps, goal {goal}\n{result}")
             for name in sorted(far.keys() & set(OURS)):
                 print(name, "- flow: {:.4f} ± {:.4f}".format(*result.difference(name, "flow")))

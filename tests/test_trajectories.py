@@ -412,6 +412,21 @@ def test_moved_steps_are_recommended_only_where_they_are_nearer(paths):
         assert chosen.schedule == plain.schedule
 
 
+def test_what_was_moved_is_recommended_if_it_is_nearer(paths, monkeypatch):
+    """And distances from fewer noises are those of the first of them."""
+
+    def moved(schedule, least, nodes, distances, moves, bar):
+        assert moves == 7
+        np.testing.assert_allclose(distances(schedule, 5), least[:5], rtol=1e-6)
+        return Schedule(nodes[[0, 1, 2, -1]]), 0 * least
+
+    monkeypatch.setattr("dpdiff.trajectory.refinement.nearer", moved)
+    best = paths.recommend(3, n=16, moves=7, progress=False)
+    assert best.name == best.schedule.provenance["chosen"] == "moved"
+    assert best.schedule == best.candidates["moved"] == Schedule(paths.nodes[[0, 1, 2, -1]])
+    assert best.schedule.provenance["distance"] == best.comparison.mean("moved") == 0
+
+
 def test_a_better_rival_is_recommended(paths):
     """A rival can win: here the teacher itself stands among flow's poorest paths."""
     best = paths.recommend(3, {"teacher": paths.teacher}, n=4, candidates=1, progress=False)

@@ -67,8 +67,7 @@ def jump_table(
         ``L[t, s]`` by the index of a node; infinite where s ≥ t. Rounding is at most a few
         1e-16 of ``E‖D‖²``, and nothing is below 0.
     """
-    inverse = noise.f[nodes[1:]] / noise.g[nodes[1:]]
-    steps = np.concatenate([[0.0], inverse[:-1] - inverse[1:]])
+    inverse, steps = inverse_scales(noise, nodes)
     landing = noise.g[nodes[1:]] ** 2 * gains
     count = len(nodes) - 1
     table = np.zeros((count + 1, count + 1))
@@ -78,6 +77,12 @@ def jump_table(
     table.clip(0, out=table)
     table[np.triu_indices(count + 1)] = np.inf
     return table
+
+
+def inverse_scales(noise: NoiseSchedule, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``f/g`` at ``nodes[1:]``, and how far it falls to each from the node before."""
+    inverse = noise.f[nodes[1:]] / noise.g[nodes[1:]]
+    return inverse, np.concatenate([[0.0], inverse[:-1] - inverse[1:]])
 
 
 def squared_sums(gram: np.ndarray, steps: np.ndarray, inverse: np.ndarray) -> np.ndarray:

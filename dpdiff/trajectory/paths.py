@@ -237,7 +237,7 @@ class Trajectories:
         moves : int
             How many moved steps are tried at most; 0 for none.
         n : int
-            Noises; ``n · K`` network calls a candidate, and as many a move.
+            Noises; ``n · K`` network calls a candidate, a quarter to five quarters of that a move.
         seed : int, optional
             Of the noises; by default two more than that of these trajectories.
         progress : bool

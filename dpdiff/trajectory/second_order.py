@@ -19,7 +19,7 @@ from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
 from dpdiff.schedule import Schedule
 from dpdiff.solvers.plan import whole_number
-from dpdiff.trajectory.gram import jump_table, squared_sums, sums_above
+from dpdiff.trajectory.gram import inverse_scales, jump_table, squared_sums, sums_above
 from dpdiff.trajectory.refinement import largest_budget
 from dpdiff.trajectory.runs import Runs
 
@@ -45,8 +45,7 @@ class Triples:
     def __init__(
         self, grams: np.ndarray, gains: np.ndarray, noise: NoiseSchedule, nodes: np.ndarray
     ) -> None:
-        inverse = noise.f[nodes[1:]] / noise.g[nodes[1:]]
-        weights = np.concatenate([[0.0], inverse[:-1] - inverse[1:]])
+        inverse, weights = inverse_scales(noise, nodes)
         self.first = jump_table(grams, gains, noise, nodes)
         self._grams, self._inverse = grams, inverse
         self._landing = noise.g[nodes[1:]] ** 2 * gains
