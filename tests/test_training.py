@@ -68,6 +68,7 @@ def test_a_further_cycle_begins_with_the_bundled_weights(tmp_path):
                     "steps",
                     "learning_rate",
                     "validate_every",
+                    "patience",
                     "seed",
                     "begins",
                 )
