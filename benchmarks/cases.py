@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,8 @@ from time import perf_counter
 import numpy as np
 from numba import config, njit
 
+import dpdiff
+from dpdiff.runtime.networks import PRECISIONS
 from dpdiff.solvers.protocols import Lines
 from dpdiff.trajectory.comparison import Comparison
 from dpdiff.variance import RULES
@@ -46,8 +49,6 @@ def random_table(T: int) -> np.ndarray:
 
 def digits_costs() -> dict:
     """The bundled model's costs under its four variance rules; empty where there are none."""
-    import dpdiff
-
     try:
         costs = dpdiff.load_costs("digits")
     except (AttributeError, ImportError, OSError, ValueError):
@@ -131,6 +132,20 @@ def compared(result: Comparison) -> dict[str, dict]:
         }
         for name in result.distances
     }
+
+
+def with_speed(parser: argparse.ArgumentParser) -> None:
+    """The options that make a network's calls cheaper."""
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=tuple(PRECISIONS), default="float32")
+    parser.add_argument("--compile", action="store_true")
+
+
+def faster(denoiser: dpdiff.Denoiser, options: argparse.Namespace) -> dpdiff.Denoiser:
+    """The denoiser as :func:`with_speed`'s options have it."""
+    if options.precision == "float32" and not options.compile:
+        return denoiser
+    return denoiser.with_precision(options.precision, compile=options.compile)
 
 
 def machine() -> dict:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cases import machine
+from cases import faster, machine, with_speed
 from diffusers import DPMSolverMultistepScheduler
 
 import dpdiff
@@ -87,11 +87,16 @@ class Finder:
 
     def __call__(self, name: str, steps: int) -> dpdiff.Schedule:
         """A schedule, from disk if it was found before."""
-        known = (self.denoiser.fingerprint, self.denoiser.variance, name, steps)
+        known = (*identity(self.denoiser), name, steps)
         path = PARTS / f"{digest(known)}.json"
         if not path.exists():
             self.makers[name](steps).save(path)
         return dpdiff.Schedule.load(path)
+
+
+def identity(denoiser: dpdiff.Denoiser) -> tuple[str, str, str]:
+    """All of a model that decides its samples."""
+    return denoiser.fingerprint, denoiser.variance, denoiser.precision
 
 
 def digest(what: object) -> str:
@@ -118,7 +123,7 @@ def features(
     """Of n samples, chunk by chunk."""
     rows = []
     for seed in range(FIRST_SEED, FIRST_SEED - (-n // CHUNK)):
-        job = (denoiser.fingerprint, denoiser.variance, schedule.timesteps, sampler, seed)
+        job = (*identity(denoiser), schedule.timesteps, sampler, seed)
         path = PARTS / f"{digest(job)}.npy"
         if not path.exists():
             if sampler == "2m":
@@ -162,11 +167,11 @@ def main() -> None:
     parser.add_argument("--budgets", type=int, nargs="+")
     parser.add_argument("--schedules", nargs="+", help="by default those of the sampler")
     parser.add_argument("--variance", help="rule; by default the model's own")
-    parser.add_argument("--device", default="cpu")
+    with_speed(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
     PARTS.mkdir(parents=True, exist_ok=True)
-    denoiser = dpdiff.load(options.model, device=options.device)
+    denoiser = faster(dpdiff.load(options.model, device=options.device), options)
     denoiser = denoiser.with_variance(options.variance or denoiser.variance)
     find, n = Finder(denoiser, options.model), options.n
     names = options.schedules or SCHEDULES[options.sampler]
@@ -194,6 +199,7 @@ def main() -> None:
         "model": {"name": options.model, "fingerprint": denoiser.fingerprint},
         "sampler": options.sampler,
         "variance": denoiser.variance if options.sampler == "ancestral" else None,
+        "precision": denoiser.precision,
         "samples": n,
         "floor": rounded(quality.frechet_distance(train[:n], test)),
         "seeds": f"{FIRST_SEED} and on, one for every {CHUNK} samples",

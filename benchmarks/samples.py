@@ -32,7 +32,7 @@ from time import process_time
 
 import numpy as np
 import torch
-from cases import compared, machine
+from cases import compared, faster, machine, with_speed
 
 import dpdiff
 from dpdiff import strides
@@ -89,7 +89,8 @@ class Bench:
         self, schedule: dpdiff.Schedule, chunk: int, make: Callable[[np.ndarray], np.ndarray]
     ) -> np.ndarray:
         """What is made of a chunk's end points, from disk if it is there."""
-        job = (self.denoiser.fingerprint, self.teacher.timesteps, schedule.timesteps, chunk)
+        model = (self.denoiser.fingerprint, self.denoiser.precision)
+        job = (*model, self.teacher.timesteps, schedule.timesteps, chunk)
         path = self.folder / (hashlib.sha256(repr(job).encode()).hexdigest()[:20] + ".npy")
         if not path.exists():
             drawn = dpdiff.sample(
@@ -114,7 +115,7 @@ class Bench:
 
     def kept(self, name: str, make: Callable[[], Table]) -> Table:
         """Schedules that take network calls to find, from disk if they are there."""
-        job = repr((self.denoiser.fingerprint, name))
+        job = repr((self.denoiser.fingerprint, self.denoiser.precision, name))
         path = self.folder / (hashlib.sha256(job.encode()).hexdigest()[:20] + ".json")
         if not path.exists():
             made = {
@@ -241,7 +242,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--teacher", type=int, default=256, help="steps of the teacher")
     parser.add_argument("--greedy", type=int, default=32, help="Optimal Stepsize's largest K")
     parser.add_argument("--greedy-noises", type=int, default=8)
-    parser.add_argument("--device", default="cpu")
+    with_speed(parser)
     options = parser.parse_args()
     options.name = options.name or Path(options.model).stem
     return options
@@ -251,7 +252,7 @@ def main() -> None:
     """Draw, compare and write the table."""
     torch.set_num_threads(1)
     options, begun = parsed(), process_time()
-    denoiser = load(options.model, options.recipe, options.device)
+    denoiser = faster(load(options.model, options.recipe, options.device), options)
     costs = None
     if options.costs or options.model in ("digits", "fashion", "fashion-linear"):
         costs = dpdiff.Costs.load(options.costs) if options.costs else dpdiff.load_costs(
