@@ -48,6 +48,7 @@ BUDGETS = (4, 5, 6, 8, 10, 12, 16, 24, 32)
 PRICES = ((4, 32), (8, 32), (16, 32), (32, 32), (8, 64), (16, 64), (32, 64))
 SEED, HELD_OUT = 0, 100
 CHUNK = 64  # noises of one seed, from HELD_OUT on
+SEARCH = ("calls", "guard", "moves", "greedy", "greedy_noises")  # options that decide schedules
 MOVED = 12  # steps, above which moving them would take most of the calls
 
 Table = dict[str, dict[int, dpdiff.Schedule]]
@@ -141,31 +142,26 @@ class Bench:
         return self.kept(f"flow {n} {nodes} {budgets}", make)["flow"]
 
 
-def ours(bench: Bench, budgets: list[int]) -> Table:
-    """Schedules of every kind of costs, and guarded ones, each from nodes enough for its budget."""
-    options, made = bench.options, {kind: {} for kind in (*KINDS, "guard", "moved")}
-    for nodes in sorted({max(64, 4 * k) for k in budgets}):
-        own = [k for k in budgets if max(64, 4 * k) == nodes]
-        folder = bench.folder / f"trajectories_{nodes}"
-        paths = dpdiff.trajectories(
-            bench.denoiser, options.calls, nodes, seed=SEED, resume=folder, progress=False
-        )
-        plans = {kind: dpdiff.solve(paths.costs(kind), max(own)) for kind in KINDS}
-        for k in own:
-            for kind, plan in plans.items():
-                made[kind][k] = plan.schedule(k)
-            moves = options.moves if k <= MOVED else 0
-            best = paths.recommend(k, moves=moves, n=options.guard, progress=False)
-            chosen = min(best.candidates.keys() - {"moved"}, key=best.comparison.mean)
-            made["guard"][k] = best.candidates[chosen]
-            if k <= MOVED:
-                made["moved"][k] = best.schedule
-    return made
+def ours(bench: Bench, steps: int) -> Table:
+    """Schedules of every kind of costs, and guarded ones, from nodes enough for the budget."""
+    options, nodes = bench.options, max(64, 4 * steps)
+    folder = bench.folder / f"trajectories_{nodes}"
+    paths = dpdiff.trajectories(
+        bench.denoiser, options.calls, nodes, seed=SEED, resume=folder, progress=False
+    )
+    made = {kind: dpdiff.solve(paths.costs(kind), steps).schedule(steps) for kind in KINDS}
+    moves = options.moves if steps <= MOVED else 0
+    best = paths.recommend(steps, moves=moves, n=options.guard, progress=False)
+    chosen = min(best.candidates.keys() - {"moved"}, key=best.comparison.mean)
+    made["guard"] = best.candidates[chosen]
+    if steps <= MOVED:
+        made["moved"] = best.schedule
+    return {kind: {steps: schedule} for kind, schedule in made.items()}
 
 
-def theirs(bench: Bench, budgets: list[int]) -> Table:
+def theirs(bench: Bench) -> Table:
     """The two published ways, with as many noises as fit into ours' network calls, or one."""
-    options = bench.options
+    options, budgets = bench.options, list(BUDGETS)
     calls = 64 * options.calls
     greedy = [k for k in budgets if k <= options.greedy]
     return {
@@ -261,12 +257,12 @@ def main() -> None:
         costs.check_model(denoiser.fingerprint)
     bench = Bench(denoiser, options)
     table = free(bench, costs, options.budgets)
-    asked = {k: v for k, v in vars(options).items() if k not in ("n", "price", "device")}
-    table |= bench.kept(f"ours {asked}", lambda: ours(bench, options.budgets))
-    table |= bench.kept(f"theirs {asked}", lambda: theirs(bench, options.budgets))
+    search = {name: getattr(options, name) for name in SEARCH}
+    table |= bench.kept(f"theirs {search}", lambda: theirs(bench))
     distances = {}
     for k in options.budgets:
-        schedules = {name: some[k] for name, some in table.items() if k in some}
+        own = bench.kept(f"ours {k} {search}", lambda k=k: ours(bench, k))
+        schedules = {name: some[k] for name, some in (table | own).items() if k in some}
         result = bench.compared(schedules)
         distances[k] = rows(result, schedules)
         print(f"{k} steps\n{result}\n", flush=True)
