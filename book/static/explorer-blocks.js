@@ -23,17 +23,17 @@
 
     /** Jumps of one timestep as [from, to, bits a unit of log SNR], those narrower than two pixels put together. */
     merged() {
-      const { axis, costs } = this, found = [];
+      const { axis, costs } = this, blocks = [];
       let from = axis.left, bits = 0;
       for (let t = costs.T; t > 0; t--) {
         bits += costs.jumpBits(t, t - 1);
         const to = axis.of(t - 1);
         if (to - from < 2) continue;
-        found.push([from, to, (bits / (to - from)) * axis.scale]);
+        blocks.push([from, to, (bits / (to - from)) * axis.scale]);
         from = to;
         bits = 0;
       }
-      return found;
+      return blocks;
     }
 
     /** The same for the jumps of a schedule; those that begin and end beyond the left end have no width and no cost. */

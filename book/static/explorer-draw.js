@@ -65,9 +65,9 @@
 
     /** Round values of log SNR for marks. */
     marks() {
-      const step = Math.abs(this.scale) < 14 ? 5 : 2, found = [];
-      for (let value = Math.ceil(this.low / step) * step; value <= this.high; value += step) found.push(value);
-      return found;
+      const step = Math.abs(this.scale) < 14 ? 5 : 2, ticks = [];
+      for (let value = Math.ceil(this.low / step) * step; value <= this.high; value += step) ticks.push(value);
+      return ticks;
     }
   }
 

@@ -7,16 +7,16 @@
 
   /** The move of one node that lowers the cost of the path most: [place in the list, new timestep], or undefined. */
   function bestMove(costs, nodes) {
-    let most = 1e-9, found;
+    let most = 1e-9, best;
     for (let i = 1; i < nodes.length - 1; i++) {
       const [before, own, after] = nodes.slice(i - 1, i + 2), through = (t) => costs.cost(after, t) + costs.cost(t, before);
       const now = through(own);
       for (let t = before + 1; t < after; t++) {
         const gain = now - through(t);
-        if (gain > most) [most, found] = [gain, [i, t]];
+        if (gain > most) [most, best] = [gain, [i, t]];
       }
     }
-    return found;
+    return best;
   }
 
   class Game {
@@ -182,12 +182,12 @@
     }
 
     hint() {
-      const found = bestMove(this.model.costs, this.nodes);
-      if (!found) {
+      const best = bestMove(this.model.costs, this.nodes);
+      if (!best) {
         const done = this.model.costs.score(this.nodes) - this.results.bits.dp[this.steps - 1] < 1e-9;
         return this.say(done ? this.standing() : `No single handle can do better. ${this.standing()} Two must move together.`);
       }
-      const [i, t] = found, nodes = [...this.nodes];
+      const [i, t] = best, nodes = [...this.nodes];
       nodes[i] = t;
       this.handles[i - 1].classList.add("hinted");
       setTimeout(() => this.handles[i - 1]?.classList.remove("hinted"), 900);

@@ -103,13 +103,13 @@
     if (!rules.includes(state.variance)) state.variance = rules.includes(wanted.costs.about.variance) ? wanted.costs.about.variance : rules[0];
     wanted.costs.use(state.variance);
     say("");
-    const found = await wanted.results((share) => {
+    const solved = await wanted.results((share) => {
       if (wish === asked) say(`Solving for all budgets … ${Math.round(100 * share)} %`);
       return wish === asked;
     });
-    if (wish !== asked || !found) return;
+    if (wish !== asked || !solved) return;
     say("");
-    [model, results] = [wanted, found];
+    [model, results] = [wanted, solved];
     form.elements.variance.replaceChildren();
     for (const rule of rules) make(form.elements.variance, "option", { value: rule }, RULES[rule]);
     form.elements.variance.value = state.variance;

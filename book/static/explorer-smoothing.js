@@ -5,7 +5,7 @@
   /** A straight line around every point of x (rising), near neighbours counting most: the lines' weights at their own
       points, as [first neighbour, weights]. */
   function neighbourhoods(x, width) {
-    const last = x.length - 1, found = [];
+    const last = x.length - 1, lines = [];
     let first = 0, end = 0;
     for (let i = 0; i <= last; i++) {
       while (x[first] < x[i] - width) first++;
@@ -17,9 +17,9 @@
       distances.forEach((d, j) => moments.forEach((_, power) => { moments[power] += tricube[j] * d ** power; }));
       const weights = tricube.map((w, j) => w * (moments[2] - moments[1] * distances[j]));
       const sum = weights.reduce((a, b) => a + b);
-      found.push([from, weights.map((w) => w / sum)]);
+      lines.push([from, weights.map((w) => w / sum)]);
     }
-    return found;
+    return lines;
   }
 
   /** New costs from the averaged statistics; t = 0, the noise schedule and the prior stay as they are. */
