@@ -7,8 +7,9 @@
 Sample i starts from the same noise under every schedule, so they are compared pair by pair: beside
 each distance stands its excess over that of ``flow`` (of ``variance`` for ancestral sampling). The
 floor is the distance of as many real images; ``teacher`` is the model's own, of at most 2,048
-samples of 64 DDIM steps, which no schedule can be asked to beat. ``2m`` is DPM-Solver++(2M) as diffusers has it, with
-the schedule's timesteps. Schedules cost 32 noises on 64 nodes; ``variance`` as many again.
+samples of 64 DDIM steps, which no schedule can be asked to beat. ``2m`` is DPM-Solver++(2M) as
+diffusers has it, with the schedule's timesteps. Schedules cost 32 noises on 64 nodes; ``variance``
+as many again.
 
 Samples are drawn in chunks of 64, each with a seed of its own from 100 on, and only their features
 are kept, in ``results/few_steps.parts``: a run that was stopped goes on, and one with a larger
