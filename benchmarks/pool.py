@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from cases import faster, with_speed
 
 import dpdiff
 from dpdiff import noising
@@ -75,8 +76,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=1500)
     parser.add_argument("--name", help="of the pool; by default the model's")
+    with_speed(parser)
     options = parser.parse_args()
-    denoiser, costs = dpdiff.load(options.model), dpdiff.load_costs(options.model)
+    denoiser = faster(dpdiff.load(options.model, device=options.device), options)
+    costs = dpdiff.load_costs(options.model)
     images = dpdiff.images(options.data or options.model, split="validation")
     T = costs.T
     timesteps = spread(denoiser.noise, options.knots) if options.knots else np.arange(1, T + 1)

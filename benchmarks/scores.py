@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from cases import faster, with_speed
 
 import dpdiff
 from dpdiff.evaluation import evaluate_many
@@ -52,7 +53,8 @@ def schedules(costs: dpdiff.Costs, *, raw: bool) -> dict[tuple[str, str, int], d
 def main() -> None:
     """Score everything and write the table."""
     options = parse()
-    denoiser, costs = dpdiff.load(options.model), dpdiff.load_costs(options.model)
+    denoiser = faster(dpdiff.load(options.model, device=options.device), options)
+    costs = dpdiff.load_costs(options.model)
     costs.check_model(denoiser.fingerprint)
     images = dpdiff.images(options.data or options.model, split="test")
     images = images[: options.images or len(images)]
@@ -83,6 +85,7 @@ def main() -> None:
         "images": len(images),
         "images_for_all_steps": len(images[:: options.every]),
         "seed": SEED,
+        "precision": denoiser.precision,
         "workers": workers.count,
         "minutes": round((time.perf_counter() - start) / 60, 1),
         "costs": costs.provenance,
@@ -106,6 +109,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--images", type=int, help="the first N held-out images (default: all)")
     parser.add_argument("--every", type=int, default=1, help="score all steps on every Nth image")
     parser.add_argument("--raw", action="store_true", help="choose on costs without smoothing")
+    with_speed(parser)
     return parser.parse_args()
 
 

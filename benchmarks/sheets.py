@@ -15,6 +15,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from cases import faster, with_speed
 
 import dpdiff
 from dpdiff.plotting.style import STYLE
@@ -44,9 +45,9 @@ def drawn(denoiser: dpdiff.Denoiser, schedule: dpdiff.Schedule) -> np.ndarray:
     return np.block([[images[0], images[1]], [images[2], images[3]]])
 
 
-def sheet(model: str) -> None:
+def sheet(model: str, options: argparse.Namespace) -> None:
     """Draw one model's."""
-    denoiser = dpdiff.load(model)
+    denoiser = faster(dpdiff.load(model, device=options.device), options)
     T = denoiser.noise.T
     rows, columns = schedules(denoiser, model), [*BUDGETS, T]
     best = drawn(denoiser, dpdiff.Schedule.even(T, T))
@@ -71,9 +72,11 @@ def main() -> None:
     torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="+", choices=("fashion", "fashion-linear"))
+    with_speed(parser)
+    options = parser.parse_args()
     with plt.rc_context({**STYLE, "savefig.dpi": 110}):
-        for model in parser.parse_args().models:
-            sheet(model)
+        for model in options.models:
+            sheet(model, options)
 
 
 if __name__ == "__main__":
