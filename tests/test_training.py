@@ -45,6 +45,45 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(tmp_path, monkeypatch
         assert torch.equal(one, other)
 
 
+def test_a_run_in_bf16_goes_on_in_bf16_alone(tmp_path):
+    """It learns about the same, and a run is never finished in another precision."""
+    plain = training.Trainer(TINY, tmp_path / "plain")
+    trainer = training.Trainer(TINY, tmp_path / "bf16", precision="bf16")
+    losses = np.array([(plain._update(), trainer._update()) for _ in range(4)])
+    assert (losses[:, 0] != losses[:, 1]).all()
+    np.testing.assert_allclose(losses[:, 0], losses[:, 1], rtol=0.02)
+    for weight in (*trainer.network.parameters(), *trainer.average.module.parameters()):
+        assert weight.dtype == torch.float32
+    trainer._checkpoint()
+    with pytest.raises(InputError, match="another precision"):
+        training.Trainer(TINY, tmp_path / "bf16")
+    assert training.Trainer(TINY, tmp_path / "bf16", precision="bf16").step == 4
+    with pytest.raises(InputError, match="bf16 or float32"):
+        training.train("digits", tmp_path / "fp16", precision="fp16")
+
+
+def test_a_compiled_network_trains_the_weights_it_was_made_from(tmp_path):
+    trainer = training.Trainer(TINY, tmp_path / "compiled", compile=True)
+    fast = trainer.updated.network
+    assert isinstance(fast._run, torch._dynamo.OptimizedModule)
+    fast._run = torch.compile(trainer.network, backend="eager")  # the one that takes no time
+    plain = training.Trainer(TINY, tmp_path / "plain")
+    for _ in range(3):
+        assert trainer._update() == pytest.approx(plain._update(), rel=1e-4)
+    for one, other in zip(trainer.network.parameters(), plain.network.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+def test_the_average_is_a_mean_that_forgets():
+    mean, weights = torch.zeros(2), torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+    average, expected = training.forgetting(0.9), np.zeros(2)
+    for count, weight in enumerate(weights, 1):
+        average([mean], [weight], torch.tensor(count))
+        share = min(0.9, (1 + count) / (10 + count))
+        expected = share * expected + (1 - share) * weight.numpy()
+    np.testing.assert_allclose(mean, expected, rtol=1e-5)
+
+
 def test_training_learns_something(tmp_path):
     recipe = replace(TINY, steps=60, batch=32, validate_every=30, ema=0.9)
     trainer = training.Trainer(recipe, tmp_path)

@@ -188,5 +188,6 @@ def train(options: argparse.Namespace) -> None:
     """Train a model from its recipe, or go on with a run that was cut off."""
     out = checks.output_folder(options.out, what="--out")
     place = device(options.device) if options.device is not None else None
-    folder = dpdiff.train(options.recipe, out, data=options.data, device=place)
+    speed = {"precision": options.precision, "compile": options.compile}
+    folder = dpdiff.train(options.recipe, out, data=options.data, device=place, **speed)
     print(f"model: {folder}")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.runtime import tensors
 from dpdiff.training.losses import losses
+from dpdiff.training.pace import forgetting, learning_rate_factor
 from dpdiff.training.recipes import BROUGHT, RECIPES, Recipe, build_network, build_noise
 
 CHECKPOINT = "training.pt"
@@ -43,14 +42,16 @@ class Trainer:
         The images, as :func:`dpdiff.images` takes them; by default the recipe's own.
     device : str
         A torch device.
+    precision, compile
+        Of the updates, as for :meth:`dpdiff.Denoiser.with_precision`; validation is in float32.
     progress : bool
         Show a progress bar while reading them.
 
     Raises
     ------
     InputError
-        If the folder holds a checkpoint of another recipe or of other images, or the images do
-        not suit the recipe.
+        If the folder holds a checkpoint of another recipe, precision or of other images, or the
+        images do not suit the recipe.
     """
 
     def __init__(
@@ -60,22 +61,25 @@ class Trainer:
         source: str | os.PathLike | None = None,
         *,
         device: str = "cpu",
+        precision: str = "float32",
+        compile: bool = False,
         progress: bool = True,
     ) -> None:
         self.recipe, self.folder, self.device = recipe, folder, device
+        self.noise = build_noise(recipe)
         torch.manual_seed(recipe.seed)
         layout = {"device": device, "memory_format": torch.channels_last}
         self.network = build_network(recipe)
         if recipe.begins:
             self.network.load_state_dict(models.load(recipe.begins).network.state_dict())
         self.network.to(**layout)
-        self.average = AveragedModel(self.network, avg_fn=_forgetting(recipe.ema))
+        self.updated = self._denoiser(self.network).with_precision(precision, compile=compile)
+        self.average = AveragedModel(self.network, multi_avg_fn=forgetting(recipe.ema))
         self.best = self.average.module.state_dict()
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), recipe.learning_rate, weight_decay=0.01, fused=True
         )
         self.rate = LambdaLR(self.optimizer, lambda step: learning_rate_factor(step, recipe))
-        self.noise = build_noise(recipe)
         pixels = data.scaled(np.arange(recipe.levels), recipe.levels)
         self.scale = torch.as_tensor(pixels, dtype=torch.float32, device=device)
         sets = self._read(recipe.dataset if source is None else source, progress)
@@ -140,9 +144,8 @@ class Trainer:
         offset = torch.rand((), generator=generator).item()
         t = 1 + ((np.arange(recipe.batch) + offset) * recipe.T / recipe.batch).astype(int)
         eps = torch.randn(x0.shape, generator=generator).to(self.device)
-        denoiser = self._denoiser(self.network)
         self.network.train()
-        simple, bound = losses(denoiser, x0, t, eps)
+        simple, bound = losses(self.updated, x0, t, eps)
         loss = simple.mean()
         if bound is not None:
             loss = loss + recipe.vlb_weight * bound.mean()
@@ -192,11 +195,15 @@ class Trainer:
         both = losses(self._denoiser(self.average.module), self.validation, t, eps)
         return [loss.mean().item() for loss in both if loss is not None]
 
+    def _identity(self) -> dict[str, str]:
+        """What decides the bits of a run: to go on with another would be neither of the two."""
+        recipe, precision = repr(self.recipe), self.updated.precision
+        return {"recipe": recipe, "images": self.digest, "precision": precision}
+
     def _checkpoint(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         state = {
-            "recipe": repr(self.recipe),
-            "images": self.digest,
+            **self._identity(),
             "step": self.step,
             "history": self.history,
             "network": self.network.state_dict(),
@@ -212,7 +219,7 @@ class Trainer:
         if not path.exists():
             return
         state = tensors.read_sealed(path, self.device)
-        for name, own in (("recipe", repr(self.recipe)), ("images", self.digest)):
+        for name, own in self._identity().items():
             if state.get(name) != own:
                 raise InputError(
                     f"{path} was made with another {name}; choose another folder or remove the file"
@@ -230,28 +237,14 @@ def _places(draws: int, count: int) -> np.ndarray:
     return (np.arange(count) / count + np.arange(draws)[:, None]) / draws
 
 
-def _forgetting(decay: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """An average that starts as a plain mean and only then forgets."""
-
-    def average(mean: Tensor, weight: Tensor, count: Tensor) -> Tensor:
-        return mean.lerp(weight, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
-
-    return average
-
-
-def learning_rate_factor(step: int, recipe: Recipe) -> float:
-    """Linear warm-up, then a half cosine down to zero."""
-    if step < recipe.warmup:
-        return (step + 1) / recipe.warmup
-    return 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
-
-
 def train(
     name: str,
     folder: str | Path,
     *,
     data: str | os.PathLike | None = None,
     device: str | None = None,
+    precision: str = "float32",
+    compile: bool = False,
     progress: bool = True,
 ) -> Path:
     """Train a model from its recipe; run it again to continue a run that was cut off.
@@ -268,6 +261,11 @@ def train(
         are yours to bring. Undivided images have a tenth of them, at most 256, held out.
     device : str, optional
         A torch device; by default the GPU if there is one.
+    precision : {"float32", "bf16"}
+        Of the network's heavy operations in updates, under autocast. Weights and validation stay
+        in float32.
+    compile : bool
+        Pass the network through ``torch.compile``.
     progress : bool
         Show progress bars.
 
@@ -289,9 +287,12 @@ def train(
             f"the recipe {name!r} trains on images that you bring: download {BROUGHT[name]}, and "
             f"name the folder as data (on the command line --data); read are {FORMATS}"
         )
+    if precision == "fp16":
+        raise InputError("training in fp16 would lose small gradients: take bf16 or float32")
     folder = Path(folder)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    trainer = Trainer(RECIPES[name], folder, data, device=device, progress=progress)
+    fast = {"device": device, "precision": precision, "compile": compile}
+    trainer = Trainer(RECIPES[name], folder, data, **fast, progress=progress)
     denoiser = trainer.run(progress=progress)
     judged = "bits_per_dim" if denoiser.outputs_variance else "l_simple"
     about = {"recipe": asdict(trainer.recipe), f"validation_{judged}": trainer.history}
