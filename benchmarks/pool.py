@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=143)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=1500)
-    parser.add_argument("--name", help="of the pool; by default the model's")
+    parser.add_argument("--name", help="of the pool; by default the model's and its fingerprint")
     with_speed(parser)
     options = parser.parse_args()
     denoiser = faster(dpdiff.load(options.model, device=options.device), options)
@@ -84,7 +84,8 @@ def main() -> None:
     T = costs.T
     timesteps = spread(denoiser.noise, options.knots) if options.knots else np.arange(1, T + 1)
     order = np.random.default_rng(options.seed).permutation(len(images))[: options.images]
-    folder, end = HERE / (options.name or options.model), time.monotonic() + options.seconds
+    folder = HERE / (options.name or f"{options.model}-{denoiser.fingerprint}")
+    end = time.monotonic() + options.seconds
     folder.mkdir(parents=True, exist_ok=True)
     mse = costs.smoothed().mse
     for number, start in enumerate(range(0, len(order), BLOCK)):

@@ -53,7 +53,7 @@ class Pool:
 
     def __init__(self, model: str, name: str | None = None) -> None:
         self.costs = dpdiff.load_costs(model)
-        self.values = load(name or model)
+        self.values = load(name or f"{model}-{self.costs.provenance['model']}")
         self.timesteps = self.values.pop("timesteps")
         self.images = len(self.values.pop("images"))
         self.optimal = np.stack([self.values.pop(f"decoder_optimal_{i}") for i in range(3)])
@@ -157,7 +157,12 @@ def main(models: list[str]) -> None:
         pool = Pool(model)
         every = pool.cheap(np.arange(len(pool.timesteps)), pool.images, 0)
         scales = {"shipped": Scales(pool.costs.smoothed()), "pool": Scales(pool.fitted(every))}
-        mine = report.setdefault(model, {})
+        own = pool.costs.provenance["model"]
+        mine = report.setdefault(model, {"fingerprint": own})
+        if mine["fingerprint"] != own:
+            raise SystemExit(
+                f"{RESULTS.name} holds results of another {model}: take them out first"
+            )
         mine["pool"] = {"timesteps": len(pool.timesteps), "images": pool.images}
         mine["floor"] = scored(pool.exact(), scales)["shipped"]
         for seed in range(SEEDS):

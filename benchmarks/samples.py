@@ -37,7 +37,6 @@ from cases import compared, faster, machine, with_speed
 import dpdiff
 from dpdiff import strides
 from dpdiff.runtime.files import replacing
-from dpdiff.training.recipes import RECIPES, build_network
 from dpdiff.trajectory import rivals
 from dpdiff.trajectory.comparison import Comparison
 from dpdiff.trajectory.nodes import node_grid
@@ -52,26 +51,6 @@ SEARCH = ("calls", "guard", "moves", "greedy", "greedy_noises")  # options that 
 MOVED = 12  # steps, above which moving them would take most of the calls
 
 Table = dict[str, dict[int, dpdiff.Schedule]]
-
-
-def load(model: str, recipe: str, device: str) -> dpdiff.Denoiser:
-    """A bundled model, a folder, or the averaged network of a training checkpoint."""
-    if Path(model).suffix != ".pt":
-        return dpdiff.load(model, device=device)
-    known, saved = RECIPES[recipe], torch.load(model, weights_only=False)
-    network = build_network(known)
-    network.load_state_dict(saved["average"])
-    network.to(device)
-    linear = getattr(known, "grid", "cosine") == "linear"
-    noise = (
-        dpdiff.NoiseSchedule.linear(known.T)
-        if linear
-        else dpdiff.NoiseSchedule.cosine(known.T, known.first_beta)
-    )
-    variance = getattr(known, "variance", "learned_range")
-    return dpdiff.Denoiser(
-        network, noise, known.predicts, variance, shape=known.shape, levels=known.levels
-    )
 
 
 class Bench:
@@ -225,8 +204,7 @@ def price(bench: Bench, budgets: list[int]) -> list[dict]:
 def parsed() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="digits", help="a name, a folder or training.pt")
-    parser.add_argument("--recipe", default="fashion-linear", help="of a training.pt")
+    parser.add_argument("--model", default="digits", help="a bundled name or a folder")
     parser.add_argument("--costs", help="measured costs of a model that is not bundled")
     parser.add_argument("--name", help="of the results; by default the model's")
     parser.add_argument("--budgets", type=int, nargs="+", default=list(BUDGETS))
@@ -248,7 +226,7 @@ def main() -> None:
     """Draw, compare and write the table."""
     torch.set_num_threads(1)
     options, begun = parsed(), process_time()
-    denoiser = faster(load(options.model, options.recipe, options.device), options)
+    denoiser = faster(dpdiff.load(options.model, device=options.device), options)
     costs = None
     if options.costs or options.model in ("digits", "fashion", "fashion-linear"):
         costs = dpdiff.Costs.load(options.costs) if options.costs else dpdiff.load_costs(
