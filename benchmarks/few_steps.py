@@ -13,7 +13,8 @@ as many again.
 
 Samples are drawn in chunks of 64, each with a seed of its own from 100 on, and only their features
 are kept, in ``results/few_steps.parts``: a run that was stopped goes on, and one with a larger
-``--n`` draws the difference. The tables go to ``results/few_steps_<model>_<sampler>.json``.
+``--n`` draws the difference. The tables go to ``results/few_steps_<name>.json``. Features are the
+bundled classifiers'; with ``--pixels`` they are 48 principal components of the pixels.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ RESULTS = Path(__file__).parent / "results"
 PARTS = RESULTS / "few_steps.parts"
 CHUNK, FIRST_SEED = 64, 100
 TEACHER_STEPS, TEACHER_SAMPLES = 64, 2048
+COMPONENTS = 48
 BUDGETS = {"ddim": (4, 6, 8, 12), "2m": (4, 6, 8, 12), "ancestral": (4, 8, 16)}
 SCHEDULES = {
     "ddim": ("even", "quadratic", "Karras", "log SNR", "ELBO", "flow"),
@@ -121,13 +123,61 @@ def second_order(denoiser: dpdiff.Denoiser, schedule: dpdiff.Schedule, seed: int
     return x.clamp(-1, 1)
 
 
+class Classifier:
+    """Images as the bundled classifiers see them."""
+
+    name, key = "classifier", ()
+
+    def __init__(self, denoiser: dpdiff.Denoiser) -> None:
+        self.levels, self.digits = denoiser.levels, denoiser.shape[-1] == 8
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Of samples, or of images in [-1, 1]."""
+        if self.digits:
+            return quality.digit_features(images)
+        return quality.fashion_features(images, progress=False)
+
+    def real(self, split: str) -> np.ndarray:
+        """Features of real images."""
+        if not self.digits:
+            return quality.fashion_reference(split)
+        return self.features(scaled(dpdiff.images("digits", split=split), self.levels))
+
+
+class Pixels:
+    """Images by their principal components, those of 10,000 training images."""
+
+    name, key = "pixels", ("pixels",)
+
+    def __init__(self, denoiser: dpdiff.Denoiser, data: str) -> None:
+        self.images = {
+            split: scaled(dpdiff.images(data, split=split)[:10_000], denoiser.levels)
+            for split in ("train", "test")
+        }
+        flat = self.images["train"].reshape(len(self.images["train"]), -1).astype(np.float64)
+        self.mean = flat.mean(0)
+        self.axes = np.linalg.eigh(np.cov(flat.T))[1][:, -COMPONENTS:]
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Of samples, or of images in [-1, 1]."""
+        return (images.reshape(len(images), -1) - self.mean) @ self.axes
+
+    def real(self, split: str) -> np.ndarray:
+        """Features of real images."""
+        return self.features(self.images[split])
+
+
 def features(
-    denoiser: dpdiff.Denoiser, schedule: dpdiff.Schedule, sampler: str, n: int
+    denoiser: dpdiff.Denoiser,
+    schedule: dpdiff.Schedule,
+    sampler: str,
+    n: int,
+    eye: Classifier | Pixels,
 ) -> np.ndarray:
     """Of n samples, chunk by chunk."""
     rows = []
     for seed in range(FIRST_SEED, FIRST_SEED - (-n // CHUNK)):
-        job = (*identity(denoiser), schedule.timesteps, sampler, seed)
+        job = (*identity(denoiser), schedule.timesteps, sampler, seed, *eye.key)
         path = PARTS / f"{digest(job)}.npy"
         if not path.exists():
             if sampler == "2m":
@@ -137,24 +187,9 @@ def features(
                     denoiser, schedule, CHUNK, seed=seed, sampler=sampler, progress=False
                 )
             with replacing(path) as file:
-                np.save(file, seen(drawn.numpy()))
+                np.save(file, eye.features(drawn.numpy()))
         rows.append(np.load(path))
     return np.concatenate(rows)[:n]
-
-
-def seen(images: np.ndarray) -> np.ndarray:
-    """Features of samples."""
-    if images.shape[-1] == 8:
-        return quality.digit_features(images)
-    return quality.fashion_features(images, progress=False)
-
-
-def real(denoiser: dpdiff.Denoiser, split: str) -> np.ndarray:
-    """Features of real images."""
-    if denoiser.shape[-1] != 8:
-        return quality.fashion_reference(split)
-    images = dpdiff.images("digits", split=split)
-    return quality.digit_features(scaled(images, denoiser.levels))
 
 
 def rounded(estimate: quality.Estimate) -> list[float]:
@@ -162,11 +197,11 @@ def rounded(estimate: quality.Estimate) -> list[float]:
     return [round(float(estimate.value), 4), round(float(estimate.stderr), 4)]
 
 
-def teacher(denoiser: dpdiff.Denoiser, n: int, test: np.ndarray) -> dict:
+def teacher(denoiser: dpdiff.Denoiser, n: int, eye: Classifier | Pixels, test: np.ndarray) -> dict:
     """The distance of the many-step samples that schedules are asked to come near to."""
     n = min(n, TEACHER_SAMPLES)
     nodes = dpdiff.Schedule(node_grid(denoiser.noise, TEACHER_STEPS))
-    drawn = features(denoiser, nodes, "ddim", n)
+    drawn = features(denoiser, nodes, "ddim", n, eye)
     distance = rounded(quality.frechet_distance(drawn, test))
     return {"sampler": "ddim", "steps": TEACHER_STEPS, "samples": n, "distance": distance}
 
@@ -180,6 +215,8 @@ def main() -> None:
     parser.add_argument("--budgets", type=int, nargs="+")
     parser.add_argument("--schedules", nargs="+", help="by default those of the sampler")
     parser.add_argument("--variance", help="rule; by default the model's own")
+    parser.add_argument("--pixels", metavar="DATA", help="compare pixels, not features")
+    parser.add_argument("--name", help="of the results; by default the model's and sampler's")
     with_speed(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -189,12 +226,13 @@ def main() -> None:
     find, n = Finder(denoiser, options.model), options.n
     names = options.schedules or SCHEDULES[options.sampler]
     ours = names[-1]
-    test, train = real(denoiser, "test"), real(denoiser, "train")
+    eye = Pixels(denoiser, options.pixels) if options.pixels else Classifier(denoiser)
+    test, train = eye.real("test"), eye.real("train")
     tables = {}
     for k in options.budgets or BUDGETS[options.sampler]:
         schedules = {name: find(name, k) for name in names}
         drawn = {
-            name: features(denoiser, schedule, options.sampler, n)
+            name: features(denoiser, schedule, options.sampler, n, eye)
             for name, schedule in schedules.items()
         }
         tables[k] = {
@@ -208,22 +246,22 @@ def main() -> None:
         for name, row in tables[k].items():
             print(k, f"{name:12}", row["distance"], row[f"over_{ours}"], flush=True)
     document = {
-        "what": "Fréchet distance to the features of held-out images: [value, standard error]",
+        "what": "Fréchet distance to held-out images: [value, standard error]",
+        "features": eye.name,
         "model": {"name": options.model, "fingerprint": denoiser.fingerprint},
         "sampler": options.sampler,
         "variance": denoiser.variance if options.sampler == "ancestral" else None,
         "precision": denoiser.precision,
         "samples": n,
-        "teacher": teacher(denoiser, n, test),
+        "teacher": teacher(denoiser, n, eye, test),
         "floor": rounded(quality.frechet_distance(train[:n], test)),
         "seeds": f"{FIRST_SEED} and on, one for every {CHUNK} samples",
         "dpdiff": dpdiff.__version__,
         "machine": machine(),
         "distances": tables,
     }
-    rule = f"_{options.variance}" if options.variance else ""
-    name = f"few_steps_{options.model}_{options.sampler}{rule}.json"
-    with replacing(RESULTS / name) as file:
+    name = options.name or f"{options.model}_{options.sampler}"
+    with replacing(RESULTS / f"few_steps_{name}.json") as file:
         file.write((json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode())
 
 

@@ -17,7 +17,7 @@ import json
 import numpy as np
 import torch
 from cases import faster, machine, with_speed
-from few_steps import PARTS, RESULTS, Finder, features, real, rounded
+from few_steps import PARTS, RESULTS, Classifier, Finder, features, rounded
 
 import dpdiff
 from dpdiff import quality
@@ -28,14 +28,18 @@ REACH = 8
 
 
 def searched(
-    denoiser: dpdiff.Denoiser, flow: dpdiff.Schedule, nodes: list[int], test: np.ndarray
+    denoiser: dpdiff.Denoiser,
+    flow: dpdiff.Schedule,
+    nodes: list[int],
+    eye: Classifier,
+    test: np.ndarray,
 ) -> tuple[dpdiff.Schedule, int]:
     """The last schedule of the search, and how many were tried."""
     known: dict[tuple[int, ...], float] = {}
 
     def distance(path: tuple[int, ...]) -> float:
         if path not in known:
-            drawn = features(denoiser, dpdiff.Schedule(path), "ddim", CHOSEN_ON)
+            drawn = features(denoiser, dpdiff.Schedule(path), "ddim", CHOSEN_ON, eye)
             known[path] = quality.frechet_distance(drawn, test).value
         return known[path]
 
@@ -62,13 +66,14 @@ def main() -> None:
     torch.set_num_threads(1)
     PARTS.mkdir(parents=True, exist_ok=True)
     denoiser = faster(dpdiff.load(options.model, device=options.device), options)
-    find, test = Finder(denoiser, options.model), real(denoiser, "test")
+    find, eye = Finder(denoiser, options.model), Classifier(denoiser)
+    test = eye.real("test")
     nodes, table = find.paths.nodes.tolist(), {}
     for k in options.budgets:
         flow = find("flow", k)
-        best, tried = searched(denoiser, flow, nodes, test)
+        best, tried = searched(denoiser, flow, nodes, eye, test)
         drawn = {
-            name: features(denoiser, schedule, "ddim", CHOSEN_ON + JUDGED_ON)[CHOSEN_ON:]
+            name: features(denoiser, schedule, "ddim", CHOSEN_ON + JUDGED_ON, eye)[CHOSEN_ON:]
             for name, schedule in {"flow": flow, "searched": best}.items()
         }
         table[k] = {
