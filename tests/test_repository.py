@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+import dpdiff
+from dpdiff import elbo, sampling
 from dpdiff.version import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -293,3 +295,23 @@ def test_no_file_names_a_package_registry():
     words = re.compile(r"(index-url|find-links)[ =]+\S*://|extra-index")
     for path in [ROOT / "requirements.txt", ROOT / "pyproject.toml", ROOT / "Makefile", *PAGES]:
         assert not words.search(path.read_text()), path.name
+
+
+def test_the_notation_page_names_what_there_is():
+    """Its last column says how each symbol is written in code: every such attribute exists."""
+    denoiser, costs = dpdiff.load("digits"), dpdiff.load_costs("digits").with_variance("small")
+    owners = {
+        "costs": costs,
+        "denoiser": denoiser,
+        "noise": denoiser.noise,
+        "plan": dpdiff.solve(costs, max_steps=2),
+        "schedule": dpdiff.Schedule.even(costs.T, 2),
+        "dpdiff": dpdiff,
+        "elbo": elbo,
+        "sampling": sampling,
+    }
+    page = (ROOT / "book" / "notation.md").read_text()
+    named = set(re.findall(r"`(\w+)\.(\w+)[^`]*`", page))
+    assert len(named) > 30
+    for owner, attribute in sorted(named):
+        assert hasattr(owners[owner], attribute), f"{owner}.{attribute}"
