@@ -15,6 +15,9 @@ Samples are drawn in chunks of 64, each with a seed of its own from 100 on, and 
 are kept, in ``results/few_steps.parts``: a run that was stopped goes on, and one with a larger
 ``--n`` draws the difference. The tables go to ``results/few_steps_<name>.json``. Features are the
 bundled classifiers'; with ``--pixels`` they are 48 principal components of the pixels.
+
+``roughness`` of ancestral samples is the denoiser's squared error on 64 of them, noised to log SNR
+2, over that on the teacher's: above 1, they hold what the model does not know as an image's.
 """
 
 from __future__ import annotations
@@ -32,8 +35,9 @@ from cases import faster, machine, with_speed
 from diffusers import DPMSolverMultistepScheduler
 
 import dpdiff
-from dpdiff import quality, strides
+from dpdiff import noising, quality, strides
 from dpdiff.data import scaled
+from dpdiff.runtime import random_streams
 from dpdiff.runtime.files import replacing
 from dpdiff.trajectory.nodes import node_grid
 from dpdiff.trajectory.teacher import start
@@ -43,6 +47,7 @@ PARTS = RESULTS / "few_steps.parts"
 CHUNK, FIRST_SEED = 64, 100
 TEACHER_STEPS, TEACHER_SAMPLES = 64, 2048
 COMPONENTS = 48
+ROUGH_AT = 2.0  # log SNR
 BUDGETS = {"ddim": (4, 6, 8, 12), "2m": (4, 6, 8, 12), "ancestral": (4, 8, 16)}
 SCHEDULES = {
     "ddim": ("even", "quadratic", "Karras", "log SNR", "ELBO", "flow"),
@@ -192,6 +197,33 @@ def features(
     return np.concatenate(rows)[:n]
 
 
+@torch.inference_mode()
+def errors(denoiser: dpdiff.Denoiser, drawn: torch.Tensor) -> float:
+    """``E‖x_0 - x̂_0‖²`` of samples that are noised to where signal and noise are far from equal."""
+    t = int(np.abs(denoiser.noise.log_snr - ROUGH_AT).argmin())
+    rows = np.arange(len(drawn))
+    noise = torch.from_numpy(random_streams.gaussian(FIRST_SEED - 1, t, rows, denoiser.shape))
+    batch = noising.Batch(np.full(len(drawn), t), drawn.double().to(denoiser.device), noise)
+    clean, prediction = noising.predict(denoiser, batch)
+    return float((clean - prediction.x0).square().flatten(1).sum(1).mean())
+
+
+def roughness(denoiser: dpdiff.Denoiser, schedules: dict[str, dpdiff.Schedule]) -> dict[str, float]:
+    """Such errors on ancestral samples, over those on as many of the teacher's."""
+    nodes = dpdiff.Schedule(node_grid(denoiser.noise, TEACHER_STEPS))
+    drawn = {
+        name: dpdiff.sample(
+            denoiser, schedule, CHUNK, seed=FIRST_SEED, sampler=sampler, progress=False
+        )
+        for name, schedule, sampler in [
+            ("teacher", nodes, "ddim"),
+            *((name, schedule, "ancestral") for name, schedule in schedules.items()),
+        ]
+    }
+    squares = {name: errors(denoiser, x) for name, x in drawn.items()}
+    return {name: round(squares[name] / squares["teacher"], 3) for name in schedules}
+
+
 def rounded(estimate: quality.Estimate) -> list[float]:
     """A value and its standard error."""
     return [round(float(estimate.value), 4), round(float(estimate.stderr), 4)]
@@ -243,6 +275,9 @@ def main() -> None:
             }
             for name, schedule in schedules.items()
         }
+        if options.sampler == "ancestral":
+            for name, value in roughness(denoiser, schedules).items():
+                tables[k][name]["roughness"] = value
         for name, row in tables[k].items():
             print(k, f"{name:12}", row["distance"], row[f"over_{ours}"], flush=True)
     document = {
