@@ -28,24 +28,12 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def digits_of(error: float) -> int:
-    """Decimals with which a number of this standard error is written.
-
-    Examples
-    --------
-    >>> digits_of(0.31), digits_of(0.031), digits_of(0.0031)
-    (2, 3, 4)
-    """
+    """Decimals with which a number of this standard error is written."""
     return 2 if error >= 0.095 else 3 if error >= 0.0095 else 4
 
 
 def pair(value: float, error: float, sign: str = "") -> str:
-    """A number and its standard error.
-
-    Examples
-    --------
-    >>> pair(1.234, 0.031), pair(-1.2, 0.5, "+")
-    ('1.234 ± 0.031', '-1.20 ± 0.50')
-    """
+    """A number and its standard error."""
     places = digits_of(error)
     return f"{value:{sign}.{places}f} ± {error:.{places}f}"
 

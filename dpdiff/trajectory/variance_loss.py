@@ -11,6 +11,10 @@ x̂_0 and loses C(t)). For Gaussian data this is exact, and losses **add up** ov
 ``V = Σ a(s)² ℓ(t, s)``, and samples have variance ``λ - V``. The squared Wasserstein distance of
 the two Gaussians, ``Σ (√λ - √(λ - V))²``, is convex in V: Frank and Wolfe's method finds it by
 solving the dynamic program with the distance's slopes as weights, again and again.
+
+Images are not Gaussian, and the variance of their pixels is not all that an eye or a classifier
+sees. On the bundled models of clothes these schedules are no dependable gain over strides: compare
+by your own measure before you use them (``benchmarks/few_steps.py``).
 """
 
 from __future__ import annotations

@@ -1,0 +1,48 @@
+"""The models' cards say of few-step samples what is recorded, to the digit."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import dpdiff
+from dpdiff.models import BUNDLED, HOME
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def tables():
+    sys.path.insert(0, str(BENCHMARKS))
+    import sample_tables
+
+    yield sample_tables
+    sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.mark.parametrize("model", BUNDLED)
+def test_a_card_holds_every_recorded_table(tables, model):
+    card = (HOME / model / "README.md").read_text()
+    recorded = tables.tables(model)
+    assert len(recorded) > 1
+    for name, text in recorded.items():
+        assert text in card, f"make it anew: python benchmarks/sample_tables.py {model} ({name})"
+
+
+@pytest.mark.parametrize("model", BUNDLED)
+def test_recorded_tables_are_of_this_model(tables, model):
+    own = dpdiff.load(model).fingerprint
+    for name in tables.tables(model):
+        assert tables.read(name)["model"]["fingerprint"] == own, name
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "sign", "written"),
+    [
+        (1.2344, 0.0312, "", "1.234 ± 0.031"),
+        (-1.2, 0.5, "+", "-1.20 ± 0.50"),
+        (0.04, 0.0031, "+", "+0.0400 ± 0.0031"),
+    ],
+)
+def test_numbers_are_written_as_surely_as_they_are_known(tables, value, error, sign, written):
+    assert tables.pair(value, error, sign) == written
