@@ -1,9 +1,9 @@
-"""The tables of few-step samples in the models' cards, made from what is recorded.
+"""The tables of few-step samples in the README and the models' cards, from what is recorded.
 
     python benchmarks/sample_tables.py fashion
 
-prints the Markdown of ``results/samples_<model>.json`` and of ``results/few_steps_<model>_*.json``.
-A test compares the cards with it.
+prints the Markdown of ``results/samples_<model>.json`` and of ``results/few_steps_<model>_*.json``;
+without a model, the README's. A test compares the pages with it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,10 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
 STRIDES = ("even", "quadratic", "Karras", "log SNR")
+RIVALS = ("GITS", "Optimal Stepsize")
+COLUMNS = ("`recommend`", "`flow`", "best stride", "stride less `flow`", *RIVALS)
+MODELS = ("fashion", "fashion-linear", "digits")
+SUMMARY = ("4", "8", "16", "32")
 
 
 def read(name: str) -> dict:
@@ -38,33 +42,51 @@ def pair(value: float, error: float, sign: str = "") -> str:
     return f"{value:{sign}.{places}f} ± {error:.{places}f}"
 
 
+def row(schedules: dict) -> list[str]:
+    """What is said of one number of steps."""
+    places = digits_of(schedules["flow"]["mean"][1])
+
+    def mean(name: str) -> str:
+        return f"{schedules[name]['mean'][0]:.{places}f}" if name in schedules else ""
+
+    stride = min(STRIDES, key=lambda name: schedules[name]["mean"][0])
+    ours = "moved" if "moved" in schedules else "guard"
+    gap = pair(*schedules[stride]["over_flow"], "+")
+    best = f"{mean(stride)} ({stride})"
+    return [pair(*schedules[ours]["mean"]), mean("flow"), best, gap, *map(mean, RIVALS)]
+
+
 def distances(report: dict) -> str:
     """How far samples are from those of many steps, a row a number of steps."""
-    rivals = ["GITS", "Optimal Stepsize"]
-    head = ["steps", "`recommend`", "`flow`", "best stride", "stride less `flow`", *rivals]
+    rows = [[steps, *row(schedules)] for steps, schedules in report["distances"].items()]
+    return table(["steps", *COLUMNS], rows)
+
+
+def summary() -> str:
+    """The same of all models, at a few numbers of steps."""
     rows = []
-    for steps, schedules in report["distances"].items():
-        places = digits_of(schedules["flow"]["mean"][1])
-
-        def mean(name: str, some: dict = schedules, places: int = places) -> str:
-            return f"{some[name]['mean'][0]:.{places}f}" if name in some else ""
-
-        stride = min(STRIDES, key=lambda name, some=schedules: some[name]["mean"][0])
-        ours = "moved" if "moved" in schedules else "guard"
-        gap = pair(*schedules[stride]["over_flow"], "+")
-        best = f"{mean(stride)} ({stride})"
-        own = pair(*schedules[ours]["mean"])
-        rows.append([steps, own, mean("flow"), best, gap, *map(mean, rivals)])
-    return table(head, rows)
+    for model in MODELS:
+        report = read(f"samples_{model}")
+        for steps in SUMMARY:
+            name = f"`{model}`" if steps == SUMMARY[0] else ""
+            rows.append([name, steps, *row(report["distances"][steps])])
+    return table(["model", "steps", *COLUMNS], rows)
 
 
 def frechet(report: dict) -> str:
-    """Fréchet distances to held-out images, a row a schedule, and what to hold them against."""
+    """Fréchet distances to held-out images, a row a schedule, and what to hold them against.
+
+    In brackets stands how rough the samples are, where that is known.
+    """
     by_steps = report["distances"]
-    names = list(next(iter(by_steps.values())))
+
+    def cell(numbers: dict) -> str:
+        rough = f" ({numbers['roughness']:.1f})" if "roughness" in numbers else ""
+        return pair(*numbers["distance"]) + rough
+
     rows = [
-        [f"`{name}`", *(pair(*schedules[name]["distance"]) for schedules in by_steps.values())]
-        for name in names
+        [f"`{name}`", *(cell(schedules[name]) for schedules in by_steps.values())]
+        for name in next(iter(by_steps.values()))
     ]
     many = report["teacher"]
     caption = (
@@ -84,6 +106,8 @@ def tables(model: str) -> dict[str, str]:
 
 def main() -> None:
     """Print them."""
+    if not sys.argv[1:]:
+        print(summary())
     for model in sys.argv[1:]:
         for name, text in tables(model).items():
             print(f"{name}.json\n\n{text}\n")

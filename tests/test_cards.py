@@ -1,4 +1,4 @@
-"""The models' cards say of few-step samples what is recorded, to the digit."""
+"""The README and the models' cards say of few-step samples what is recorded, to the digit."""
 
 import sys
 from pathlib import Path
@@ -27,6 +27,11 @@ def test_a_card_holds_every_recorded_table(tables, model):
     assert len(recorded) > 1
     for name, text in recorded.items():
         assert text in card, f"make it anew: python benchmarks/sample_tables.py {model} ({name})"
+
+
+def test_the_readme_holds_the_summary(tables):
+    readme = (BENCHMARKS.parent / "README.md").read_text()
+    assert tables.summary() in readme, "make it anew: python benchmarks/sample_tables.py"
 
 
 @pytest.mark.parametrize("model", BUNDLED)
