@@ -6,8 +6,8 @@
 
 Sample i starts from the same noise under every schedule, so they are compared pair by pair: beside
 each distance stands its excess over that of ``flow`` (of ``variance`` for ancestral sampling). The
-floor is the distance of as many real images; ``teacher`` is the model's own, of at most 2,048
-samples of 64 DDIM steps, which no schedule can be asked to beat. ``2m`` is DPM-Solver++(2M) as
+floor is the distance of as many real images; ``teacher`` is that of at most 2,048 samples of 64
+DDIM steps, to which DDIM with few is asked to come near. ``2m`` is DPM-Solver++(2M) as
 diffusers has it, with the schedule's timesteps. Schedules cost 32 noises on 64 nodes; ``variance``
 as many again.
 
@@ -17,7 +17,7 @@ are kept, in ``results/few_steps.parts``: a run that was stopped goes on, and on
 bundled classifiers'; with ``--pixels`` they are 48 principal components of the pixels.
 
 ``roughness`` of ancestral samples is the denoiser's squared error on 64 of them, noised to log SNR
-2, over that on the teacher's: above 1, they hold what the model does not know as an image's.
+2, over that on the teacher's: above 1, they hold what the model does not expect of an image.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ def features(
 
 @torch.inference_mode()
 def errors(denoiser: dpdiff.Denoiser, drawn: torch.Tensor) -> float:
-    """``E‖x_0 - x̂_0‖²`` of samples that are noised to where signal and noise are far from equal."""
+    """``E‖x_0 - x̂_0‖²`` of samples that are noised to log SNR 2."""
     t = int(np.abs(denoiser.noise.log_snr - ROUGH_AT).argmin())
     rows = np.arange(len(drawn))
     noise = torch.from_numpy(random_streams.gaussian(FIRST_SEED - 1, t, rows, denoiser.shape))
@@ -248,7 +248,7 @@ def main() -> None:
     parser.add_argument("--schedules", nargs="+", help="by default those of the sampler")
     parser.add_argument("--variance", help="rule; by default the model's own")
     parser.add_argument("--pixels", metavar="DATA", help="compare pixels, not features")
-    parser.add_argument("--name", help="of the results; by default the model's and sampler's")
+    parser.add_argument("--name", help="of the results; by default from the options")
     with_speed(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -295,7 +295,8 @@ def main() -> None:
         "machine": machine(),
         "distances": tables,
     }
-    name = options.name or f"{options.model}_{options.sampler}"
+    parts = (options.model, options.sampler, options.variance, "pixels" if options.pixels else "")
+    name = options.name or "_".join(filter(None, parts))
     with replacing(RESULTS / f"few_steps_{name}.json") as file:
         file.write((json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode())
 
