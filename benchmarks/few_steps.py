@@ -37,6 +37,7 @@ from diffusers import DPMSolverMultistepScheduler
 import dpdiff
 from dpdiff import noising, quality, strides
 from dpdiff.data import scaled
+from dpdiff.models import BUNDLED
 from dpdiff.runtime import random_streams
 from dpdiff.runtime.files import replacing
 from dpdiff.trajectory.nodes import node_grid
@@ -241,7 +242,7 @@ def teacher(denoiser: dpdiff.Denoiser, n: int, eye: Classifier | Pixels, test: n
 def main() -> None:
     """Draw, measure and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", choices=("digits", "fashion", "fashion-linear"))
+    parser.add_argument("model", choices=BUNDLED)
     parser.add_argument("--sampler", choices=tuple(SCHEDULES), default="ddim")
     parser.add_argument("--n", type=int, default=2000, help="samples")
     parser.add_argument("--budgets", type=int, nargs="+")

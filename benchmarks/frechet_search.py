@@ -21,6 +21,7 @@ from few_steps import PARTS, RESULTS, Classifier, Finder, features, rounded
 
 import dpdiff
 from dpdiff import quality
+from dpdiff.models import BUNDLED
 from dpdiff.runtime.files import replacing
 
 CHOSEN_ON, JUDGED_ON = 256, 2048  # samples; the second come after the first
@@ -59,7 +60,7 @@ def searched(
 def main() -> None:
     """Search, judge and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", choices=("digits", "fashion", "fashion-linear"))
+    parser.add_argument("model", choices=BUNDLED)
     parser.add_argument("--budgets", type=int, nargs="+", default=[4, 6])
     with_speed(parser)
     options = parser.parse_args()

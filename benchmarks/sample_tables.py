@@ -98,7 +98,9 @@ def frechet(report: dict) -> str:
 
 def tables(model: str) -> dict[str, str]:
     """All that are recorded of a model, by the name of the file."""
-    made = {f"samples_{model}": distances(read(f"samples_{model}"))}
+    made = {}
+    if (RESULTS / f"samples_{model}.json").exists():
+        made[f"samples_{model}"] = distances(read(f"samples_{model}"))
     for path in sorted(RESULTS.glob(f"few_steps_{model}_*.json")):
         made[path.stem] = frechet(read(path.stem))
     return made

@@ -36,6 +36,7 @@ from cases import compared, faster, machine, with_speed
 
 import dpdiff
 from dpdiff import strides
+from dpdiff.models import BUNDLED
 from dpdiff.runtime.files import replacing
 from dpdiff.trajectory import rivals
 from dpdiff.trajectory.comparison import Comparison
@@ -228,7 +229,7 @@ def main() -> None:
     options, begun = parsed(), process_time()
     denoiser = faster(dpdiff.load(options.model, device=options.device), options)
     costs = None
-    if options.costs or options.model in ("digits", "fashion", "fashion-linear"):
+    if options.costs or options.model in BUNDLED:
         costs = dpdiff.Costs.load(options.costs) if options.costs else dpdiff.load_costs(
             options.model
         )  # fmt: skip

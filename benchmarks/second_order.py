@@ -53,6 +53,7 @@ from tqdm import tqdm
 
 import dpdiff
 from dpdiff import strides
+from dpdiff.models import BUNDLED
 from dpdiff.noise import NoiseSchedule
 from dpdiff.runtime.files import replacing
 from dpdiff.trajectory.comparison import Comparison
@@ -270,7 +271,7 @@ class Bench:
 def main() -> None:
     """Check, draw, compare and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", choices=("digits", "fashion", "fashion-linear"))
+    parser.add_argument("model", choices=BUNDLED)
     parser.add_argument("--n", type=int, default=256, help="held-out noises")
     parser.add_argument("--budgets", type=int, nargs="+", default=list(BUDGETS))
     parser.add_argument("--held-out", type=int, default=100, help="seed of those")

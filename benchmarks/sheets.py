@@ -1,6 +1,6 @@
 """What a model draws from the same noises with few and with many steps: one sheet a model.
 
-    python benchmarks/sheets.py fashion fashion-linear
+    python benchmarks/sheets.py fashion-longer fashion-linear
 
 A row is a schedule, a column a number of DDIM steps, the last one all T. ``flow`` comes from 32
 noises on 256 nodes, ``likelihood`` from the shipped costs. Noises of seed 7, no picking. Pictures
@@ -18,6 +18,7 @@ import torch
 from cases import faster, with_speed
 
 import dpdiff
+from dpdiff.models import BUNDLED
 from dpdiff.plotting.style import STYLE
 
 FIGURES = Path(__file__).parent.parent / "book" / "figures"
@@ -71,7 +72,7 @@ def main() -> None:
     """Draw all that are named."""
     torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="+", choices=("fashion", "fashion-linear"))
+    parser.add_argument("models", nargs="+", choices=BUNDLED[1:])
     with_speed(parser)
     options = parser.parse_args()
     with plt.rc_context({**STYLE, "savefig.dpi": 110}):

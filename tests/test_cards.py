@@ -20,6 +20,13 @@ def tables():
     sys.path.remove(str(BENCHMARKS))
 
 
+@pytest.fixture(scope="module")
+def findings(tables):
+    import findings
+
+    return findings
+
+
 @pytest.mark.parametrize("model", BUNDLED)
 def test_a_card_holds_every_recorded_table(tables, model):
     card = (HOME / model / "README.md").read_text()
@@ -32,6 +39,19 @@ def test_a_card_holds_every_recorded_table(tables, model):
 def test_the_readme_holds_the_summary(tables):
     readme = (BENCHMARKS.parent / "README.md").read_text()
     assert tables.summary() in readme, "make it anew: python benchmarks/sample_tables.py"
+
+
+def test_a_card_holds_the_papers_two_findings(findings):
+    card = (HOME / "fashion-longer" / "README.md").read_text()
+    assert findings.markdown("fashion-longer") in card, "make it anew: benchmarks/findings.py"
+
+
+def test_the_first_finding_holds_at_every_budget(findings):
+    """Under the learned variance the optimal schedule has the fewest bits, there and here."""
+    rows = findings.bits("fashion-longer")
+    for side in (0, 1):
+        columns = zip(*(row[side] for row in rows.values()), strict=True)
+        assert [min(column) for column in columns] == rows["optimal"][side]
 
 
 @pytest.mark.parametrize("model", BUNDLED)

@@ -1,4 +1,4 @@
-"""The bundled Fashion-MNIST model: its files, its shipped costs, and what its schedules are worth.
+"""The bundled Fashion-MNIST models: files, shipped costs, and what their schedules are worth.
 
 ``data/fashion_sample.npz`` holds 32 images of the official test set (MIT licence).
 """
@@ -15,7 +15,8 @@ from dpdiff import models
 from dpdiff.training.recipes import RECIPES, build_network
 
 HERE = Path(__file__).parent
-RESULTS = HERE.parent / "benchmarks" / "results" / "fashion.json"
+RESULTS = HERE.parent / "benchmarks" / "results"
+BOTH = ("fashion", "fashion-longer")
 RULES = ("small", "large", "learned_range", "optimal")
 
 
@@ -35,16 +36,25 @@ def images():
         return archive["images"]
 
 
-def test_it_is_the_recipes_network_and_small(denoiser):
-    folder = models.HOME / "fashion"
+def recorded(model="fashion"):
+    return json.loads((RESULTS / f"{model}.json").read_text())
+
+
+@pytest.mark.parametrize("model", BOTH)
+def test_it_is_the_recipes_network_and_small(model):
+    denoiser, folder = dpdiff.load(model), models.HOME / model
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     assert weights.stat().st_size < 16_000_000
-    recipe = RECIPES["fashion"]
+    recipe = RECIPES[model]
     with torch.device("meta"):
         expected = {k: w.shape for k, w in build_network(recipe).state_dict().items()}
     assert {k: w.shape for k, w in denoiser.network.state_dict().items()} == expected
     assert (denoiser.noise.T, denoiser.levels, denoiser.shape) == (4000, 256, (1, 28, 28))
-    assert json.loads((folder / "dpdiff.json").read_text())["recipe"]["steps"] == recipe.steps
+    about = json.loads((folder / "dpdiff.json").read_text())
+    assert about["recipe"]["steps"] == recipe.steps
+    steps, bounds = zip(*about["validation_bits_per_dim"], strict=True)
+    assert steps[-1] == recipe.steps
+    assert bounds[-1] == min(bounds)
 
 
 def test_shipped_costs_are_those_of_the_shipped_model(denoiser, costs, images):
@@ -69,34 +79,51 @@ def predict(denoiser, images, t):
     return x0, prediction.x0
 
 
-def test_recorded_scores_are_of_this_model(denoiser):
-    recorded = json.loads(RESULTS.read_text())
-    assert recorded["costs"]["model"] == denoiser.fingerprint
+@pytest.mark.parametrize("model", BOTH)
+def test_recorded_scores_are_of_this_model(model):
+    fingerprint = dpdiff.load(model).fingerprint
+    assert recorded(model)["costs"]["model"] == fingerprint
+    dpdiff.load_costs(model).check_model(fingerprint)
 
 
+def test_longer_training_lowered_the_bound():
+    """Of the same images with the same noise, the best schedules of 256 steps."""
+    before, after = recorded("fashion"), recorded("fashion-longer")
+    assert (before["images"], before["seed"]) == (after["images"], after["seed"])
+    for rule in RULES:
+        bits = [scores["bits_per_dim"][rule]["dp"]["256"][0] for scores in (before, after)]
+        assert bits[1] < bits[0], rule
+
+
+@pytest.mark.parametrize("model", BOTH)
 @pytest.mark.parametrize("rule", RULES)
-def test_the_papers_order_on_held_out_images(rule):
-    """DP is best at every budget. Quadratic beats even only where the variance adapts."""
-    scores = json.loads(RESULTS.read_text())["bits_per_dim"][rule]
+def test_the_optimal_schedule_is_best_on_held_out_images(model, rule):
+    scores = recorded(model)["bits_per_dim"][rule]
     for steps in scores["dp"]:
         best = min(scores["even"][steps][0], scores["quadratic"][steps][0])
         assert scores["dp"][steps][0] < best, steps
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_quadratic_beats_even_only_where_the_variance_adapts(rule):
+    scores = recorded()["bits_per_dim"][rule]
     quadratic_is_better = scores["quadratic"]["32"][0] < scores["even"]["32"][0]
     assert quadratic_is_better == (rule in ("learned_range", "optimal"))
 
 
-def test_a_recorded_score_can_be_computed_again(denoiser, costs, images):
+@pytest.mark.parametrize("model", BOTH)
+def test_a_recorded_score_can_be_computed_again(model, images):
     """The first of the held-out images are the sample's: their score is near the recorded one."""
-    recorded = json.loads(RESULTS.read_text())
+    scores, denoiser, costs = recorded(model), dpdiff.load(model), dpdiff.load_costs(model)
     schedule = dpdiff.solve(costs.smoothed().with_variance("optimal"), max_steps=8).schedule(8)
     score = dpdiff.evaluate(
         denoiser.with_variance("optimal", costs),
         images,
         schedule,
-        seed=recorded["seed"],
+        seed=scores["seed"],
         progress=False,
     )
-    mean, stderr = recorded["bits_per_dim"]["optimal"]["dp"]["8"]
-    spread = stderr * np.sqrt(recorded["images"] / len(images))
+    mean, stderr = scores["bits_per_dim"]["optimal"]["dp"]["8"]
+    spread = stderr * np.sqrt(scores["images"] / len(images))
     assert abs(score.mean - mean) < 3 * spread
     assert score.stderr == pytest.approx(spread, rel=0.5)

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
 from dpdiff.runtime import tensors
 from dpdiff.training import trainer as training
+from dpdiff.training.recipes import build_network
 
 TINY = replace(
     training.RECIPES["digits"], channels=(16, 16), steps=6, batch=8, validate_every=2, warmup=2
@@ -97,24 +98,30 @@ def test_a_further_cycle_begins_with_the_bundled_weights(tmp_path):
     network, bundled = training.Trainer(recipe, tmp_path).network, models.load("digits").network
     for one, other in zip(network.parameters(), bundled.parameters(), strict=True):
         assert torch.equal(one, other)
-    longer = training.RECIPES["fashion-longer"]
-    assert (
-        replace(
-            longer,
-            **{
-                k: getattr(training.RECIPES["fashion"], k)
-                for k in (
-                    "steps",
-                    "learning_rate",
-                    "validate_every",
-                    "patience",
-                    "seed",
-                    "begins",
-                )
-            },
-        )
-        == training.RECIPES["fashion"]
-    )
+    before, longer = (asdict(training.RECIPES[name]) for name in ("fashion", "fashion-longer"))
+    assert {name for name in longer if longer[name] != before[name]} == {
+        "steps",
+        "learning_rate",
+        "validate_every",
+        "patience",
+        "seed",
+        "begins",
+    }
+
+
+def test_attention_in_plain_operations_is_that_of_a_loaded_network():
+    """A network that is read from a folder has torch's fused attention."""
+    network = build_network(training.RECIPES["digits"])
+    loaded = type(network).from_config(network.config)
+    loaded.load_state_dict(network.state_dict())
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([3, 900])
+    kinds = [
+        {type(m.processor) for m in net.modules() if hasattr(m, "processor")}
+        for net in (network, loaded)
+    ]
+    assert not kinds[0] & kinds[1]
+    with torch.no_grad():
+        torch.testing.assert_close(network.eval()(x, t).sample, loaded.eval()(x, t).sample)
 
 
 def test_the_written_model_is_the_trained_one(tmp_path):

@@ -12,6 +12,7 @@ from dpdiff.cli import commands as run
 from dpdiff.cli.checks import real, whole
 from dpdiff.errors import InputError
 from dpdiff.integrations.snippets import FORMATS
+from dpdiff.models import BUNDLED
 from dpdiff.runtime.random_streams import LARGEST
 from dpdiff.variance import RULES
 
@@ -24,7 +25,7 @@ DATA = (
 
 ASSUMED = "if not given, digits"
 MODEL = (
-    "bundled name ('digits', 'fashion', 'fashion-linear'), diffusers folder, hub id (owner/name), "
+    f"bundled name ({', '.join(map(repr, BUNDLED))}), diffusers folder, hub id (owner/name), "
     ".pt file, or "
     "package.module:function that returns a dpdiff.Denoiser"
 )

@@ -21,7 +21,7 @@ from dpdiff.models.vocabulary import PREDICTION_TYPES, VARIANCE_TYPES, their_wor
 from dpdiff.runtime import documents
 from dpdiff.runtime.files import replacing
 
-BUNDLED = ("digits", "fashion", "fashion-linear")
+BUNDLED = ("digits", "fashion", "fashion-longer", "fashion-linear")
 HOME = Path(__file__).parent
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 FETCHED = ["*.json", "*diffusion_pytorch_model*.safetensors"]  # not those of text encoders
@@ -41,13 +41,13 @@ def load(
     Parameters
     ----------
     model : str, Path or pipeline
-        ``"digits"`` or ``"fashion"``, the bundled models; or a diffusers folder, either a
-        pipeline, or a ``UNet2DModel`` with ``scheduler_config.json`` beside its config; or the id
-        of such a folder on the Hugging Face hub, ``"owner/name"``, of which only configs and
-        safetensors are fetched, and none of text encoders; or a ``.pt`` checkpoint of
-        improved-diffusion or guided-diffusion, with its flags; or a pipeline of diffusers in
-        memory. Pipelines are those of DDPM, DDIM and ScoreSdeVe, LDM, DiT, Stable Diffusion,
-        its XL and 3, and Flux.
+        ``"digits"``, ``"fashion"``, ``"fashion-longer"`` or ``"fashion-linear"``, the bundled
+        models; or a diffusers folder, either a pipeline, or a ``UNet2DModel`` with
+        ``scheduler_config.json`` beside its config; or the id of such a folder on the Hugging
+        Face hub, ``"owner/name"``, of which only configs and safetensors are fetched, and none of
+        text encoders; or a ``.pt`` checkpoint of improved-diffusion or guided-diffusion, with its
+        flags; or a pipeline of diffusers in memory. Pipelines are those of DDPM, DDIM and
+        ScoreSdeVe, LDM, DiT, Stable Diffusion, its XL and 3, and Flux.
     flags : mapping, str or Path, optional
         What a ``.pt`` checkpoint was trained with: a mapping, a JSON file, a flag string as in
         ``"--image_size 64 --num_channels 128 …"``, or a preset for a published model:

@@ -106,8 +106,8 @@ RECIPES["fashion-longer"] = replace(
     RECIPES["fashion"],
     steps=24_000,
     learning_rate=6e-4,
-    validate_every=1_000,
-    patience=24,
+    validate_every=2_000,
+    patience=12,
     seed=1,
     begins="fashion",
 )
@@ -132,9 +132,10 @@ def build_noise(recipe: Recipe) -> NoiseSchedule:
 def build_network(recipe: Recipe) -> UNet2DModel:
     """The recipe's U-Net, untrained; with a learned variance, twice the channels come out."""
     from diffusers import UNet2DModel
+    from diffusers.models.attention_processor import Attention, AttnProcessor
 
     channels = recipe.shape[0]
-    return UNet2DModel(
+    network = UNet2DModel(
         sample_size=recipe.shape[1],
         in_channels=channels,
         out_channels=(2 if recipe.variance == "learned_range" else 1) * channels,
@@ -147,3 +148,8 @@ def build_network(recipe: Recipe) -> UNet2DModel:
         dropout=recipe.dropout,
         resnet_time_scale_shift="scale_shift",
     )
+    # Attention in plain operations: torch's fused one takes a fifth of an update on a CPU.
+    for module in network.modules():
+        if isinstance(module, Attention):
+            module.set_processor(AttnProcessor())
+    return network
