@@ -586,7 +586,11 @@ def test_recipes_hold_what_they_promise():
     assert {name: recipe.dataset for name, recipe in RECIPES.items()} == {
         name: name.partition("-")[0] for name in RECIPES
     }
-    for name, most in (("fashion", 4_000_000), ("cifar10", 8_000_000)):
+    for name, most in (
+        ("fashion", 4_000_000),
+        ("fashion-large", 8_000_000),
+        ("cifar10", 8_000_000),
+    ):
         recipe = RECIPES[name]
         with torch.device("meta"):
             network = build_network(recipe)

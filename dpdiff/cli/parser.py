@@ -14,6 +14,7 @@ from dpdiff.errors import InputError
 from dpdiff.integrations.snippets import FORMATS
 from dpdiff.models import BUNDLED
 from dpdiff.runtime.random_streams import LARGEST
+from dpdiff.training.recipes import RECIPES
 from dpdiff.variance import RULES
 
 DEBUG = "show where an error comes from"
@@ -104,10 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.set_defaults(device="cpu", precision="float32", compile=False)
 
     command = _command(commands, "train", run.train, "train a model by a recipe; restartable")
-    command.add_argument(
-        "recipe",
-        help="name of the recipe: digits, fashion, fashion-linear, fashion-longer or cifar10",
-    )
+    command.add_argument("recipe", help=f"name of the recipe, of {', '.join(RECIPES)}")
     command.add_argument("--data", help="images to train on; only digits has its own")
     command.add_argument("--device", help="torch device; if not given, a GPU if there is one")
     command.add_argument(

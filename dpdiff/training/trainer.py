@@ -251,7 +251,7 @@ def train(
 
     Parameters
     ----------
-    name : {"digits", "fashion", "fashion-linear", "fashion-longer", "cifar10"}
+    name : {"digits", "fashion", "fashion-linear", "fashion-longer", "fashion-large", "cifar10"}
         The recipe; ``fashion-longer`` goes on from the bundled fashion model.
     folder : str or Path
         Receives the checkpoint while training and the model, a diffusers pipeline folder, at

@@ -1,0 +1,65 @@
+"""What further training did to a model: its validation bound, and samples of the same noises.
+
+    python benchmarks/longer.py
+
+draws ``book/figures/longer.png`` for ``fashion`` and ``fashion-longer``: bits/dim on the 256
+validation images against the number of updates, as each model's ``dpdiff.json`` has them, and
+what both draw from noises of seed 7 in 64 even DDIM steps, no picking.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+import dpdiff
+from dpdiff.models import HOME
+from dpdiff.plotting.style import COLOURS, STYLE
+
+TARGET = Path(__file__).parent.parent / "book" / "figures" / "longer.png"
+MODELS = {"fashion": COLOURS["even"], "fashion-longer": COLOURS["dp"]}
+SHOWN, STEPS, SEED = (3, 8), 64, 7
+
+
+def curve(model: str) -> tuple[np.ndarray, np.ndarray]:
+    """Updates and the bound after each."""
+    about = json.loads((HOME / model / "dpdiff.json").read_text())
+    updates, bits = zip(*about["validation_bits_per_dim"], strict=True)
+    return np.array(updates), np.array(bits)
+
+
+def drawn(model: str) -> np.ndarray:
+    """Samples as one picture."""
+    denoiser = dpdiff.load(model)
+    schedule = dpdiff.Schedule.even(denoiser.noise.T, STEPS)
+    rows, columns = SHOWN
+    x = dpdiff.sample(denoiser, schedule, rows * columns, seed=SEED, sampler="ddim", progress=False)
+    return np.block([list(row) for row in x[:, 0].numpy().reshape(rows, columns, *x.shape[-2:])])
+
+
+def main() -> None:
+    """Draw both halves."""
+    with plt.rc_context({**STYLE, "savefig.dpi": 130}):
+        figure = plt.figure(figsize=(10, 3.8))
+        grid = figure.add_gridspec(2, 2, width_ratios=(1, 1.2))
+        plot, begun = figure.add_subplot(grid[:, 0]), 0
+        for row, (model, colour) in enumerate(MODELS.items()):
+            updates, bits = curve(model)
+            plot.plot(begun + updates, bits, "o-", ms=3, color=colour, label=model)
+            begun += updates[-1]
+            picture = figure.add_subplot(grid[row, 1])
+            picture.imshow(drawn(model), cmap="gray", vmin=-1, vmax=1)
+            picture.set_title(f"{model}: {STEPS} steps from the same noises")
+            picture.set_axis_off()
+        plot.set(xlabel="updates of 64 images", ylabel="bits/dim on validation images")
+        plot.set_ylim(top=3.8)  # the beginning is far above
+        plot.legend()
+        figure.savefig(TARGET)
+        plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
