@@ -54,6 +54,15 @@ def test_the_first_finding_holds_at_every_budget(findings):
         assert [min(column) for column in columns] == rows["optimal"][side]
 
 
+def test_the_second_finding_holds_at_every_budget(findings):
+    """Ancestral samples of the optimal schedule are farther from images than the even stride's."""
+    rows = findings.distances("fashion-longer")
+    for side in (0, 1):
+        for nearer in ("even", "optimal, reweighted"):
+            pairs = zip(rows[nearer][side], rows["optimal"][side], strict=True)
+            assert all(one < other for one, other in pairs), nearer
+
+
 @pytest.mark.parametrize("model", BUNDLED)
 def test_recorded_tables_are_of_this_model(tables, model):
     own = dpdiff.load(model).fingerprint
