@@ -12,7 +12,6 @@ from dpdiff.cli import commands as run
 from dpdiff.cli.checks import real, whole
 from dpdiff.errors import InputError
 from dpdiff.integrations.snippets import FORMATS
-from dpdiff.models import BUNDLED
 from dpdiff.runtime.random_streams import LARGEST
 from dpdiff.training.recipes import RECIPES
 from dpdiff.variance import RULES
@@ -26,8 +25,8 @@ DATA = (
 
 ASSUMED = "if not given, digits"
 MODEL = (
-    f"bundled name ({', '.join(map(repr, BUNDLED))}), diffusers folder, hub id (owner/name), "
-    ".pt file, or "
+    "bundled name ('digits', 'fashion', 'fashion-longer', 'fashion-linear'), diffusers folder, "
+    "hub id (owner/name), .pt file, or "
     "package.module:function that returns a dpdiff.Denoiser"
 )
 
