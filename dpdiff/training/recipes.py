@@ -125,13 +125,9 @@ RECIPES["fashion-large"] = replace(
     patience=10,
 )
 
-# What users bring, as data sets that are too large to bundle.
-FASHION = "the four files of Fashion-MNIST, from github.com/zalandoresearch/fashion-mnist"
+# Data sets that are too large to bundle: what users bring.
 BROUGHT = {
-    "fashion": FASHION,
-    "fashion-linear": FASHION,
-    "fashion-longer": FASHION,
-    "fashion-large": FASHION,
+    "fashion": "the four files of Fashion-MNIST, from github.com/zalandoresearch/fashion-mnist",
     "cifar10": "CIFAR-10, unpacked from its binary version at www.cs.toronto.edu/~kriz/cifar.html",
 }
 
@@ -162,7 +158,7 @@ def build_network(recipe: Recipe) -> UNet2DModel:
         dropout=recipe.dropout,
         resnet_time_scale_shift="scale_shift",
     )
-    # Attention in plain operations: torch's fused one takes a fifth of an update on a CPU.
+    # Attention in plain operations: torch's fused one takes a quarter of an update on a CPU.
     for module in network.modules():
         if isinstance(module, Attention):
             module.set_processor(AttnProcessor())

@@ -282,9 +282,10 @@ def train(
     """
     if name not in RECIPES:
         raise InputError(f"no recipe {name!r}; known are {', '.join(RECIPES)}")
-    if data is None and name in BROUGHT:
+    dataset = RECIPES[name].dataset
+    if data is None and dataset in BROUGHT:
         raise InputError(
-            f"the recipe {name!r} trains on images that you bring: download {BROUGHT[name]}, and "
+            f"the recipe {name!r} trains on images that you bring: download {BROUGHT[dataset]}, and "
             f"name the folder as data (on the command line --data); read are {FORMATS}"
         )
     if precision == "fp16":
