@@ -1,24 +1,23 @@
-"""The two findings of Watson et al. (2021), in their numbers and in those of a bundled model.
+"""The two findings of Watson et al. (2021), in their numbers and in those of ``fashion-longer``.
 
-    python benchmarks/findings.py fashion-longer
+    python benchmarks/findings.py
 
 prints a Markdown table: bits/dim, where the optimal schedule is the best, and Fréchet distances of
 ancestral samples, where it is not. The paper's are those of its model of ImageNet 64, the only one
-with a learned variance for which it reports both; ours are in ``results/<model>.json`` and
-``results/few_steps_<model>_ancestral.json``. Distances of the two are in the features of different
-classifiers, so that only their order can be compared. A test compares the card with it.
+with a learned variance for which it reports both; ours are in ``results/fashion-longer.json`` and
+``results/few_steps_fashion-longer_ancestral.json``. Distances of the two are in the features of
+different classifiers, so that only their order can be compared. A test compares the card with it.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 from sample_tables import read, table
 
 PAPER = Path(__file__).parent.parent / "tests" / "data" / "paper_tables.json"
-THEIRS = "imagenet64_L_hybrid"
+THEIRS, OURS = "imagenet64_L_hybrid", "fashion-longer"
 BUDGETS = (8, 16, 32)
 # What a row is called, in the paper's two tables and in ours.
 BITS = {"even": "even", "quadratic": "quadratic", "optimal": "dp"}
@@ -32,25 +31,27 @@ DISTANCES = {
 Row = tuple[list[float], list[float]]
 
 
-def bits(model: str) -> dict[str, Row]:
+def paper(measure: str, schedule: str) -> list[float]:
+    """A row of the paper's, a number for each budget."""
+    tables = json.loads(PAPER.read_text())["watson"]
+    by_steps = dict(zip(tables["steps"], tables[measure][THEIRS][schedule], strict=True))
+    return [by_steps[k] for k in BUDGETS]
+
+
+def bits() -> dict[str, Row]:
     """Bits/dim by schedule: the paper's and ours, a number for each budget."""
-    paper = json.loads(PAPER.read_text())["watson"]["bits_per_dim"][THEIRS]
-    ours = read(model)["bits_per_dim"]["learned_range"]
+    ours = read(OURS)["bits_per_dim"]["learned_range"]
     return {
-        name: (paper[key][: len(BUDGETS)], [ours[key][str(k)][0] for k in BUDGETS])
+        name: (paper("bits_per_dim", key), [ours[key][str(k)][0] for k in BUDGETS])
         for name, key in BITS.items()
     }
 
 
-def distances(model: str) -> dict[str, Row]:
+def distances() -> dict[str, Row]:
     """Fréchet distances likewise."""
-    paper = json.loads(PAPER.read_text())["watson"]["fid_50k"][THEIRS]
-    ours = read(f"few_steps_{model}_ancestral")["distances"]
+    ours = read(f"few_steps_{OURS}_ancestral")["distances"]
     return {
-        name: (
-            paper[theirs][: len(BUDGETS)],
-            [ours[str(k)][own]["distance"][0] for k in BUDGETS],
-        )
+        name: (paper("fid_50k", theirs), [ours[str(k)][own]["distance"][0] for k in BUDGETS])
         for name, (theirs, own) in DISTANCES.items()
     }
 
@@ -65,13 +66,13 @@ def marked(values: list[float], rivals: list[list[float]], places: int) -> list[
     ]
 
 
-def markdown(model: str) -> str:
+def markdown() -> str:
     """Both as one table; the best of each column stands in bold."""
     head = ["", "schedule", *(f"{whose}, {k}" for whose in ("paper", "here") for k in BUDGETS)]
     lines = []
     for measure, rows, places in (
-        ("bits/dim", bits(model), 2),
-        ("Fréchet distance", distances(model), 1),
+        ("bits/dim", bits(), 2),
+        ("Fréchet distance", distances(), 1),
     ):
         theirs, ours = ([row[side] for row in rows.values()] for side in (0, 1))
         for number, (name, (their, our)) in enumerate(rows.items()):
@@ -81,5 +82,4 @@ def markdown(model: str) -> str:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        print(markdown(name))
+    print(markdown())

@@ -43,12 +43,12 @@ def test_the_readme_holds_the_summary(tables):
 
 def test_a_card_holds_the_papers_two_findings(findings):
     card = (HOME / "fashion-longer" / "README.md").read_text()
-    assert findings.markdown("fashion-longer") in card, "make it anew: benchmarks/findings.py"
+    assert findings.markdown() in card, "make it anew: benchmarks/findings.py"
 
 
 def test_the_first_finding_holds_at_every_budget(findings):
     """Under the learned variance the optimal schedule has the fewest bits, there and here."""
-    rows = findings.bits("fashion-longer")
+    rows = findings.bits()
     for side in (0, 1):
         columns = zip(*(row[side] for row in rows.values()), strict=True)
         assert [min(column) for column in columns] == rows["optimal"][side]
@@ -56,7 +56,7 @@ def test_the_first_finding_holds_at_every_budget(findings):
 
 def test_the_second_finding_holds_at_every_budget(findings):
     """Ancestral samples of the optimal schedule are farther from images than the even stride's."""
-    rows = findings.distances("fashion-longer")
+    rows = findings.distances()
     for side in (0, 1):
         for nearer in ("even", "optimal, reweighted"):
             pairs = zip(rows[nearer][side], rows["optimal"][side], strict=True)

@@ -282,10 +282,9 @@ def train(
     """
     if name not in RECIPES:
         raise InputError(f"no recipe {name!r}; known are {', '.join(RECIPES)}")
-    dataset = RECIPES[name].dataset
-    if data is None and dataset in BROUGHT:
+    if data is None and (brought := BROUGHT.get(RECIPES[name].dataset)):
         raise InputError(
-            f"the recipe {name!r} trains on images that you bring: download {BROUGHT[dataset]}, and "
+            f"the recipe {name!r} trains on images that you bring: download {brought}, and "
             f"name the folder as data (on the command line --data); read are {FORMATS}"
         )
     if precision == "fp16":
