@@ -1,0 +1,90 @@
+"""Whether a model mixes its classes as the images do, and what precision has to do with it.
+
+    python benchmarks/mixture.py fashion fashion-longer
+
+Samples are the ones that ``few_steps.py`` calls the teacher's, of 64 DDIM steps, drawn in bfloat16
+and compiled; the first 512 are drawn in float32 too. Classes are those that the bundled classifier
+sees in them. To ``results/mixture.json`` go the share of each class with its standard error, the
+Fréchet distance to the test images, and by how much float32 changes it on the same noises.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import numpy as np
+import torch
+from cases import machine
+from few_steps import (
+    FIRST_SEED,
+    PARTS,
+    RESULTS,
+    TEACHER_SAMPLES,
+    TEACHER_STEPS,
+    Classifier,
+    features,
+    rounded,
+)
+
+import dpdiff
+from dpdiff import quality
+from dpdiff.models import BUNDLED
+from dpdiff.runtime.files import replacing
+from dpdiff.trajectory.nodes import node_grid
+
+CLASSES = (
+    "T-shirt", "trousers", "pullover", "dress", "coat",
+    "sandal", "shirt", "sneaker", "bag", "boot",
+)  # fmt: skip
+COMPARED = 512
+
+
+def shares(rows: np.ndarray) -> dict[str, list[float]]:
+    """How many of the images are of each class: [share, standard error]."""
+    scores = quality.fashion_classifier().scores(torch.tensor(rows).float())
+    share = np.bincount(scores.argmax(dim=1), minlength=len(CLASSES)) / len(rows)
+    error = np.sqrt(share * (1 - share) / len(rows))
+    pairs = np.stack([share, error], axis=1).round(4).tolist()
+    return dict(zip(CLASSES, pairs, strict=True))
+
+
+def mixture(model: str, test: np.ndarray) -> dict:
+    """All that is said of a model."""
+    denoiser = dpdiff.load(model)
+    fast, eye = denoiser.with_precision("bf16", compile=True), Classifier(denoiser)
+    nodes = dpdiff.Schedule(node_grid(denoiser.noise, TEACHER_STEPS))
+    drawn = features(fast, nodes, "ddim", TEACHER_SAMPLES, eye)
+    exact = features(denoiser, nodes, "ddim", COMPARED, eye)
+    return {
+        "fingerprint": denoiser.fingerprint,
+        "classes": shares(drawn),
+        "distance": rounded(quality.frechet_distance(drawn, test)),
+        "float32_less_bf16": rounded(quality.frechet_difference(exact, drawn[:COMPARED], test)),
+    }
+
+
+def main() -> None:
+    """Draw, count and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="+", choices=BUNDLED[1:])
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    PARTS.mkdir(parents=True, exist_ok=True)
+    test = quality.fashion_reference("test")
+    document = {
+        "what": "samples of 64 DDIM steps by the classes that the bundled classifier sees",
+        "samples": TEACHER_SAMPLES,
+        "samples_in_float32": COMPARED,
+        "seeds": f"{FIRST_SEED} and on, one for every 64 samples",
+        "dpdiff": dpdiff.__version__,
+        "machine": machine(),
+        "real": shares(test),
+        "models": {model: mixture(model, test) for model in options.models},
+    }
+    with replacing(RESULTS / "mixture.json") as file:
+        file.write((json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
