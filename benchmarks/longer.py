@@ -14,6 +14,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import MultipleLocator, StrMethodFormatter
 
 import dpdiff
 from dpdiff.models import HOME
@@ -44,7 +45,7 @@ def main() -> None:
     """Draw both halves."""
     with plt.rc_context({**STYLE, "savefig.dpi": 130}):
         figure = plt.figure(figsize=(10, 3.8))
-        grid = figure.add_gridspec(2, 2, width_ratios=(1, 1.2))
+        grid = figure.add_gridspec(2, 2, width_ratios=(1, 0.95))
         plot, begun = figure.add_subplot(grid[:, 0]), 0
         for row, (model, colour) in enumerate(MODELS.items()):
             updates, bits = curve(model)
@@ -55,6 +56,8 @@ def main() -> None:
             picture.set_title(f"{model}: {STEPS} steps from the same noises")
             picture.set_axis_off()
         plot.set(xlabel="updates of 64 images", ylabel="bits/dim on validation images")
+        plot.xaxis.set_major_locator(MultipleLocator(8_000))
+        plot.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         plot.set_ylim(top=3.8)  # the beginning is far above
         plot.legend()
         figure.savefig(TARGET)

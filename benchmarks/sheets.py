@@ -1,6 +1,6 @@
 """What a model draws from the same noises with few and with many steps: one sheet a model.
 
-    python benchmarks/sheets.py fashion-longer fashion-linear
+    python benchmarks/sheets.py fashion fashion-linear
 
 A row is a schedule, a column a number of DDIM steps, the last one all T. ``flow`` comes from 32
 noises on 256 nodes, ``likelihood`` from the shipped costs. Noises of seed 7, no picking. Pictures
