@@ -49,6 +49,7 @@ def test_a_card_holds_the_papers_two_findings(findings):
 def test_the_first_finding_holds_at_every_budget(findings):
     """Under the learned variance the optimal schedule has the fewest bits, there and here."""
     rows = findings.bits()
+    assert rows["optimal"][0] == [4.29, 3.8, 3.65]  # as printed in the paper
     for side in (0, 1):
         columns = zip(*(row[side] for row in rows.values()), strict=True)
         assert [min(column) for column in columns] == rows["optimal"][side]
@@ -57,10 +58,21 @@ def test_the_first_finding_holds_at_every_budget(findings):
 def test_the_second_finding_holds_at_every_budget(findings):
     """Ancestral samples of the optimal schedule are farther from images than the even stride's."""
     rows = findings.distances()
+    assert rows["optimal"][0] == [184.0, 124.0, 71.15]
     for side in (0, 1):
         for nearer in ("even", "optimal, reweighted"):
             pairs = zip(rows[nearer][side], rows["optimal"][side], strict=True)
             assert all(one < other for one, other in pairs), nearer
+
+
+def test_the_card_says_how_classes_are_mixed(tables):
+    card, record = (HOME / "fashion-longer" / "README.md").read_text(), tables.read("mixture")
+    for model, recorded in record["models"].items():
+        assert recorded["fingerprint"] == dpdiff.load(model).fingerprint
+    mixtures = [record["real"], *(recorded["classes"] for recorded in record["models"].values())]
+    for name in ("coat", "sandal"):
+        for shares in mixtures:
+            assert f"{100 * shares[name][0]:.1f}" in card, name
 
 
 @pytest.mark.parametrize("model", BUNDLED)
