@@ -207,7 +207,8 @@ class Denoiser:
             Weights and inputs are laid out channels last. ``float32`` leaves torch's own
             settings alone, under which recent GPUs take TF32 for convolutions.
         compile : bool
-            Pass the network through ``torch.compile``; new batch sizes may be compiled anew.
+            Pass the network through ``torch.compile``; new batch sizes may be compiled anew. Not
+            for training: on CPUs the gradients of torch 2.13's compiler are wrong for U-Nets.
 
         Raises
         ------

@@ -188,6 +188,6 @@ def train(options: argparse.Namespace) -> None:
     """Train a model from its recipe, or go on with a run that was cut off."""
     out = checks.output_folder(options.out, what="--out")
     place = device(options.device) if options.device is not None else None
-    speed = {"precision": options.precision, "compile": options.compile}
-    folder = dpdiff.train(options.recipe, out, data=options.data, device=place, **speed)
+    where = {"device": place, "precision": options.precision}
+    folder = dpdiff.train(options.recipe, out, data=options.data, **where)
     print(f"model: {folder}")

@@ -110,7 +110,6 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--precision", default="float32", choices=("float32", "bf16"), help="of the updates"
     )
-    command.add_argument("--compile", action="store_true", help="use torch.compile")
     command.add_argument("--out", default="model", help="folder for checkpoint and model")
     return parser
 

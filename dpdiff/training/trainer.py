@@ -42,8 +42,10 @@ class Trainer:
         The images, as :func:`dpdiff.images` takes them; by default the recipe's own.
     device : str
         A torch device.
-    precision, compile
+    precision : str
         Of the updates, as for :meth:`dpdiff.Denoiser.with_precision`; validation is in float32.
+        They are never compiled: torch 2.13's compiler for CPUs gives the inner levels of a U-Net
+        gradients of zero, and says nothing.
     progress : bool
         Show a progress bar while reading them.
 
@@ -62,7 +64,6 @@ class Trainer:
         *,
         device: str = "cpu",
         precision: str = "float32",
-        compile: bool = False,
         progress: bool = True,
     ) -> None:
         self.recipe, self.folder, self.device = recipe, folder, device
@@ -73,7 +74,7 @@ class Trainer:
         if recipe.begins:
             self.network.load_state_dict(models.load(recipe.begins).network.state_dict())
         self.network.to(**layout)
-        self.updated = self._denoiser(self.network).with_precision(precision, compile=compile)
+        self.updated = self._denoiser(self.network).with_precision(precision)
         self.average = AveragedModel(self.network, multi_avg_fn=forgetting(recipe.ema))
         self.best = self.average.module.state_dict()
         self.optimizer = torch.optim.AdamW(
@@ -244,7 +245,6 @@ def train(
     data: str | os.PathLike | None = None,
     device: str | None = None,
     precision: str = "float32",
-    compile: bool = False,
     progress: bool = True,
 ) -> Path:
     """Train a model from its recipe; run it again to continue a run that was cut off.
@@ -264,8 +264,6 @@ def train(
     precision : {"float32", "bf16"}
         Of the network's heavy operations in updates, under autocast. Weights and validation stay
         in float32.
-    compile : bool
-        Pass the network through ``torch.compile``.
     progress : bool
         Show progress bars.
 
@@ -291,8 +289,8 @@ def train(
         raise InputError("training in fp16 would lose small gradients: take bf16 or float32")
     folder = Path(folder)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    fast = {"device": device, "precision": precision, "compile": compile}
-    trainer = Trainer(RECIPES[name], folder, data, **fast, progress=progress)
+    where = {"device": device, "precision": precision}
+    trainer = Trainer(RECIPES[name], folder, data, **where, progress=progress)
     denoiser = trainer.run(progress=progress)
     judged = "bits_per_dim" if denoiser.outputs_variance else "l_simple"
     about = {"recipe": asdict(trainer.recipe), f"validation_{judged}": trainer.history}
