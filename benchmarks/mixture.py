@@ -5,7 +5,8 @@
 Samples are the ones that ``few_steps.py`` calls the teacher's, of 64 DDIM steps, drawn in bfloat16
 and compiled; the first 512 are drawn in float32 too. Classes are those that the bundled classifier
 sees in them. To ``results/mixture.json`` go the share of each class with its standard error, the
-Fréchet distance to the test images, and by how much float32 changes it on the same noises.
+Fréchet distance to the test images, and by how much float32 changes it on the same noises. Models
+that are not named stay there as they were.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ CLASSES = (
     "sandal", "shirt", "sneaker", "bag", "boot",
 )  # fmt: skip
 COMPARED = 512
+TARGET = RESULTS / "mixture.json"
 
 
 def shares(rows: np.ndarray) -> dict[str, list[float]]:
@@ -72,6 +74,8 @@ def main() -> None:
     torch.set_num_threads(1)
     PARTS.mkdir(parents=True, exist_ok=True)
     test = quality.fashion_reference("test")
+    models = json.loads(TARGET.read_text())["models"] if TARGET.exists() else {}
+    models |= {model: mixture(model, test) for model in options.models}
     document = {
         "what": "samples of 64 DDIM steps by the classes that the bundled classifier sees",
         "samples": TEACHER_SAMPLES,
@@ -80,9 +84,9 @@ def main() -> None:
         "dpdiff": dpdiff.__version__,
         "machine": machine(),
         "real": shares(test),
-        "models": {model: mixture(model, test) for model in options.models},
+        "models": models,
     }
-    with replacing(RESULTS / "mixture.json") as file:
+    with replacing(TARGET) as file:
         file.write((json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode())
 
 
