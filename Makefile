@@ -31,7 +31,7 @@ book: $(READY)  ## execute the lessons, build the HTML book and say where it is
 lab: $(READY)  ## open the readers' notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks/00_main_job.ipynb
 
-test: lint  ## all that CI runs: lint, unit tests, doctests and the lessons
+test: lint  ## all of CI's tests: lint, unit tests, doctests and the lessons
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --doctest-modules \
 	  --nbval-lax --nbval-current-env --nbval-cell-timeout=600 tests dpdiff lessons
 
@@ -50,7 +50,7 @@ lessons: $(READY)  ## run the lessons again and store their text outputs, withou
 notebooks: $(READY)  ## make the readers' notebooks (Binder, Colab) from the lessons
 	@$(BIN)/python book/notebooks.py
 
-figures: $(READY)  ## draw the pictures of the README and the welcome page
+figures: $(READY)  ## draw the first picture of the README and the welcome page
 	@$(BIN)/python book/figures.py
 
 explorer: $(READY)  ## compute what the explorer page shows (about ten minutes)

@@ -163,5 +163,5 @@ def machine() -> dict:
         "load_average_at_start": round(os.getloadavg()[0], 2),
         "system": platform.system(),
         "python": platform.python_version(),
-        **{name: version(name) for name in ("numpy", "numba", "llvmlite")},
+        **{name: version(name) for name in ("numpy", "numba", "llvmlite", "torch", "diffusers")},
     }

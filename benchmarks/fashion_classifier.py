@@ -3,7 +3,7 @@
     python benchmarks/fashion_classifier.py --data FOLDER [--train]
 
 FOLDER holds the four official idx files of images and labels, gzipped or not. Without an option the
-shipped classifier is measured again. ``--train`` trains it first, in a few minutes of one core,
+shipped classifier is measured again. ``--train`` trains it first, in about ten minutes of one core,
 and writes it and its reference features over the shipped ones. Either way accuracies, the
 distances between real images, and those of spoilt ones go to
 ``benchmarks/results/fashion_classifier.json``.

@@ -29,15 +29,15 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import torch
 from cases import faster, machine, with_speed
-from diffusers import DPMSolverMultistepScheduler
 
 import dpdiff
 from dpdiff import noising, quality, strides
 from dpdiff.data import scaled
-from dpdiff.models import BUNDLED
+from dpdiff.models import BUNDLED, HOME
 from dpdiff.runtime import random_streams
 from dpdiff.runtime.files import replacing
 from dpdiff.trajectory.nodes import node_grid
@@ -74,7 +74,9 @@ class Finder:
     def paths(self) -> dpdiff.trajectory.paths.Trajectories:
         """Of 32 noises on 64 nodes."""
         return dpdiff.trajectories(
-            self.denoiser, resume=PARTS / f"trajectories_{self.model}", progress=False
+            self.denoiser,
+            resume=PARTS / f"trajectories_{digest(identity(self.denoiser))}",
+            progress=False,
         )
 
     @cached_property
@@ -99,16 +101,19 @@ class Finder:
 
     def __call__(self, name: str, steps: int) -> dpdiff.Schedule:
         """A schedule, from disk if it was found before."""
-        known = (*identity(self.denoiser), name, steps)
+        measured = digest((HOME / self.model / "costs.npz").read_bytes())
+        known = (*identity(self.denoiser), measured, name, steps)
         path = PARTS / f"{digest(known)}.json"
         if not path.exists():
             self.makers[name](steps).save(path)
         return dpdiff.Schedule.load(path)
 
 
-def identity(denoiser: dpdiff.Denoiser) -> tuple[str, str, str]:
-    """All of a model that decides its samples."""
-    return denoiser.fingerprint, denoiser.variance, denoiser.precision
+def identity(denoiser: dpdiff.Denoiser) -> tuple[str, ...]:
+    """All that decides a model's samples from a schedule and a seed."""
+    libraries = (torch.__version__, diffusers.__version__)
+    kind = torch.device(denoiser.device).type
+    return denoiser.fingerprint, denoiser.variance, denoiser.precision, kind, *libraries
 
 
 def digest(what: object) -> str:
@@ -119,14 +124,14 @@ def digest(what: object) -> str:
 @torch.inference_mode()
 def second_order(denoiser: dpdiff.Denoiser, schedule: dpdiff.Schedule, seed: int) -> torch.Tensor:
     """A chunk of samples of DPM-Solver++(2M), whose model is the denoiser's clipped x̂_0."""
-    solver = DPMSolverMultistepScheduler(
+    solver = diffusers.DPMSolverMultistepScheduler(
         denoiser.noise.T, trained_betas=denoiser.noise.betas, prediction_type="sample"
     )
     solver.set_timesteps(timesteps=schedule.to_diffusers())
     x = start(denoiser, seed, np.arange(CHUNK)).float()
     for t in solver.timesteps:
         x = solver.step(denoiser(x, int(t) + 1).x0.float(), t, x).prev_sample
-    return x.clamp(-1, 1)
+    return x.clamp(-1, 1).cpu()
 
 
 class Classifier:
@@ -153,7 +158,7 @@ class Classifier:
 class Pixels:
     """Images by their principal components, those of 10,000 training images."""
 
-    name, key = "pixels", ("pixels",)
+    name = "pixels"
 
     def __init__(self, denoiser: dpdiff.Denoiser, data: str) -> None:
         self.images = {
@@ -163,6 +168,7 @@ class Pixels:
         flat = self.images["train"].reshape(len(self.images["train"]), -1).astype(np.float64)
         self.mean = flat.mean(0)
         self.axes = np.linalg.eigh(np.cov(flat.T))[1][:, -COMPONENTS:]
+        self.key = (self.name, digest((self.mean.tobytes(), self.axes.tobytes())))
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Of samples, or of images in [-1, 1]."""
@@ -254,8 +260,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     PARTS.mkdir(parents=True, exist_ok=True)
+    where = machine()
     denoiser = faster(dpdiff.load(options.model, device=options.device), options)
-    denoiser = denoiser.with_variance(options.variance or denoiser.variance)
+    costs = dpdiff.load_costs(options.model)
+    denoiser = denoiser.with_variance(options.variance or denoiser.variance, costs)
     find, n = Finder(denoiser, options.model), options.n
     names = options.schedules or SCHEDULES[options.sampler]
     ours = names[-1]
@@ -293,7 +301,7 @@ def main() -> None:
         "floor": rounded(quality.frechet_distance(train[:n], test)),
         "seeds": f"{FIRST_SEED} and on, one for every {CHUNK} samples",
         "dpdiff": dpdiff.__version__,
-        "machine": machine(),
+        "machine": where,
         "distances": tables,
     }
     parts = (options.model, options.sampler, options.variance, "pixels" if options.pixels else "")

@@ -3,10 +3,11 @@
     python benchmarks/mixture.py fashion fashion-longer
 
 Samples are the ones that ``few_steps.py`` calls the teacher's, of 64 DDIM steps, drawn in bfloat16
-and compiled; the first 512 are drawn in float32 too. Classes are those that the bundled classifier
-sees in them. To ``results/mixture.json`` go the share of each class with its standard error, the
-Fréchet distance to the test images, and by how much float32 changes it on the same noises. Models
-that are not named stay there as they were.
+and compiled; the first 512 are drawn by the plain network in float32 too. Classes are those that
+the bundled classifier sees in them. To ``results/mixture.json`` go the share of each class with its
+standard error, the Fréchet distance to the test images, and by how much the plain network changes
+it on the same noises. Models that are not named stay there as they were. The table is printed; a
+test compares the card of ``fashion-longer`` with it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from few_steps import (
     features,
     rounded,
 )
+from sample_tables import table
 
 import dpdiff
 from dpdiff import quality
@@ -53,17 +55,32 @@ def shares(rows: np.ndarray) -> dict[str, list[float]]:
 
 def mixture(model: str, test: np.ndarray) -> dict:
     """All that is said of a model."""
-    denoiser = dpdiff.load(model)
+    where, denoiser = machine(), dpdiff.load(model)
     fast, eye = denoiser.with_precision("bf16", compile=True), Classifier(denoiser)
     nodes = dpdiff.Schedule(node_grid(denoiser.noise, TEACHER_STEPS))
     drawn = features(fast, nodes, "ddim", TEACHER_SAMPLES, eye)
-    exact = features(denoiser, nodes, "ddim", COMPARED, eye)
+    plain = features(denoiser, nodes, "ddim", COMPARED, eye)
     return {
         "fingerprint": denoiser.fingerprint,
         "classes": shares(drawn),
         "distance": rounded(quality.frechet_distance(drawn, test)),
-        "float32_less_bf16": rounded(quality.frechet_difference(exact, drawn[:COMPARED], test)),
+        "plain_less_fast": rounded(quality.frechet_difference(plain, drawn[:COMPARED], test)),
+        "precision": fast.precision,
+        "dpdiff": dpdiff.__version__,
+        "machine": where,
     }
+
+
+def markdown() -> str:
+    """What is recorded, as a table: per cent of each class."""
+    record = json.loads(TARGET.read_text())
+    rows = {"test images": record["real"]}
+    rows |= {f"`{model}`": mixed["classes"] for model, mixed in record["models"].items()}
+    lines = [
+        [name, *(f"{100 * shares[kind][0]:.1f}" for kind in CLASSES)]
+        for name, shares in rows.items()
+    ]
+    return table(["", *CLASSES], lines)
 
 
 def main() -> None:
@@ -79,15 +96,14 @@ def main() -> None:
     document = {
         "what": "samples of 64 DDIM steps by the classes that the bundled classifier sees",
         "samples": TEACHER_SAMPLES,
-        "samples_in_float32": COMPARED,
+        "samples_of_the_plain_network": COMPARED,
         "seeds": f"{FIRST_SEED} and on, one for every 64 samples",
-        "dpdiff": dpdiff.__version__,
-        "machine": machine(),
         "real": shares(test),
         "models": models,
     }
     with replacing(TARGET) as file:
         file.write((json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode())
+    print(markdown())
 
 
 if __name__ == "__main__":

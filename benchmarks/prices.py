@@ -1,7 +1,7 @@
 """What a schedule costs to choose: bits/dim lost against the calls that a measurement takes.
 
     python benchmarks/pool.py digits --knots 193 --images 143
-    python benchmarks/pool.py fashion --data FILES --knots 97 --images 200
+    python benchmarks/pool.py fashion --data FOLDER --knots 97 --images 1320
     python benchmarks/prices.py digits fashion
 
 Three designs: ``few``, what ``dpdiff.measure(calls=...)`` does; ``trial``, 50 timesteps through

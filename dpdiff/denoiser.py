@@ -204,7 +204,7 @@ class Denoiser:
         ----------
         precision : {"float32", "bf16", "fp16"}
             Of the network's heavy operations, under autocast; everything else stays as it is.
-            Weights and inputs are laid out channels last. ``float32`` leaves torch's own
+            Inputs are laid out channels last. ``float32`` leaves torch's own
             settings alone, under which recent GPUs take TF32 for convolutions.
         compile : bool
             Pass the network through ``torch.compile``; new batch sizes may be compiled anew. Not

@@ -66,13 +66,12 @@ def test_the_second_finding_holds_at_every_budget(findings):
 
 
 def test_the_card_says_how_classes_are_mixed(tables):
-    card, record = (HOME / "fashion-longer" / "README.md").read_text(), tables.read("mixture")
-    for model, recorded in record["models"].items():
+    import mixture
+
+    card = (HOME / "fashion-longer" / "README.md").read_text()
+    assert mixture.markdown() in card, "make it anew: benchmarks/mixture.py"
+    for model, recorded in tables.read("mixture")["models"].items():
         assert recorded["fingerprint"] == dpdiff.load(model).fingerprint
-    mixtures = [record["real"], *(recorded["classes"] for recorded in record["models"].values())]
-    for name in ("coat", "sandal"):
-        for shares in mixtures:
-            assert f"{100 * shares[name][0]:.1f}" in card, name
 
 
 @pytest.mark.parametrize("model", BUNDLED)

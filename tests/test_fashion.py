@@ -97,6 +97,15 @@ def test_longer_training_lowered_the_bound():
         assert bits[1] < bits[0], rule
 
 
+def test_longer_training_reached_every_layer():
+    """A compiler's gradients of zero once left inner layers to weight decay, which only shrinks."""
+    before, after = (dpdiff.load(model).network.state_dict() for model in BOTH)
+    for name, weight in before.items():
+        if weight.ndim > 1:
+            cosine = torch.cosine_similarity(weight.flatten(), after[name].flatten(), dim=0)
+            assert cosine < 0.999, name
+
+
 @pytest.mark.parametrize("model", BOTH)
 @pytest.mark.parametrize("rule", RULES)
 def test_the_optimal_schedule_is_best_on_held_out_images(model, rule):
@@ -125,6 +134,8 @@ def test_a_recorded_score_can_be_computed_again(model, images):
         seed=scores["seed"],
         progress=False,
     )
+    if "of_the_first_32" in scores:
+        assert score.mean == pytest.approx(scores["of_the_first_32"]["optimal"], abs=1e-3)
     mean, stderr = scores["bits_per_dim"]["optimal"]["dp"]["8"]
     spread = stderr * np.sqrt(scores["images"] / len(images))
     assert abs(score.mean - mean) < 3 * spread

@@ -1,6 +1,7 @@
 """Training: restartable to the same bits, and the model it writes is the model it trained."""
 
 import copy
+import json
 import os
 import signal
 import subprocess
@@ -106,10 +107,15 @@ def test_training_learns_something(tmp_path):
 
 
 def test_a_further_cycle_begins_with_the_bundled_weights(tmp_path):
-    recipe = replace(training.RECIPES["digits"], steps=2, begins="digits")
-    network, bundled = training.Trainer(recipe, tmp_path).network, models.load("digits").network
-    for one, other in zip(network.parameters(), bundled.parameters(), strict=True):
+    recipe = replace(training.RECIPES["digits"], steps=1, begins="digits")
+    trainer, bundled = training.Trainer(recipe, tmp_path), models.load("digits").network
+    for one, other in zip(trainer.network.parameters(), bundled.parameters(), strict=True):
         assert torch.equal(one, other)
+    trainer.run(progress=False)  # judged before the first update, as the bundled model was
+    about = json.loads((models.HOME / "digits" / "dpdiff.json").read_text())
+    best = min(bits for _, bits in about["validation_bits_per_dim"])
+    assert [step for step, _ in trainer.history] == [0, 1]
+    assert trainer.history[0][1] == pytest.approx(best, abs=2e-3)  # weights in float16
     before, longer = (asdict(training.RECIPES[name]) for name in ("fashion", "fashion-longer"))
     assert {name for name in longer if longer[name] != before[name]} == {
         "steps",
@@ -146,6 +152,28 @@ def test_the_written_model_is_the_trained_one(tmp_path):
     x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         np.testing.assert_allclose(loaded(x, 700).x0, denoiser(x, 700).x0, atol=5e-3)  # float16
+
+
+def test_the_bound_teaches_the_variance_and_the_error_the_mean():
+    """At the decoder's timestep too."""
+    weights = torch.zeros(2, 1, 1, requires_grad=True)
+    denoiser = Denoiser(
+        lambda x, index: torch.cat([x, x], dim=1) * weights + weights,
+        NoiseSchedule.cosine(50),
+        predicts="v",
+        variance="learned_range",
+        shape=(1, 2, 2),
+        identity="two numbers",
+    )
+    generator = torch.Generator().manual_seed(0)
+    x0 = torch.rand(3, 1, 2, 2, generator=generator) * 2 - 1
+    eps = torch.randn(x0.shape, generator=generator)
+    both = training.losses(denoiser, x0, np.array([1, 2, 40]), eps)
+    for loss, taught in zip(both, (0, 1), strict=True):
+        for part in loss:
+            (gradient,) = torch.autograd.grad(part, weights, retain_graph=True)
+            assert gradient[taught].abs() > 0
+            assert gradient[1 - taught] == 0
 
 
 def test_losses_are_the_hybrid_of_its_parts():

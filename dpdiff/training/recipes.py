@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides a trained model, apart from the hardware.
+    """What decides a trained model, apart from hardware, libraries and ``trainer``'s own constants.
 
     ``grid`` is ``cosine`` (its β_1 replaced by ``first_beta``, if given) or ``linear``. The loss is
     L_simple, or with ``variance="learned_range"`` ``L_hybrid = L_simple + λ L_vlb`` (Nichol &

@@ -44,8 +44,7 @@ class Trainer:
         A torch device.
     precision : str
         Of the updates, as for :meth:`dpdiff.Denoiser.with_precision`; validation is in float32.
-        They are never compiled: torch 2.13's compiler for CPUs gives the inner levels of a U-Net
-        gradients of zero, and says nothing.
+        Never compiled: torch 2.13's compiler for CPUs gives inner levels gradients of zero.
     progress : bool
         Show a progress bar while reading them.
 
@@ -96,6 +95,8 @@ class Trainer:
         a variance is learned, else by L_simple.
         """
         recipe = self.recipe
+        if recipe.begins and self.step == 0:
+            self._validate()  # what is no better than where it began is not kept
         bar = tqdm(total=recipe.steps, initial=self.step, desc="train", disable=not progress)
         while self.step < recipe.steps and not self._is_stale():
             loss = self._update()
@@ -173,7 +174,7 @@ class Trainer:
         self.history.append((self.step, score))
 
     def _bound(self, draws: int = 32) -> float:
-        """L_vlb in bits/dim. The decoder, most of it and one timestep of T, gets its own draws."""
+        """L_vlb without the prior, in bits/dim. The decoder, most of it, gets draws of its own."""
         T, images = self.recipe.T, self.validation
         generator = torch.Generator().manual_seed(self.recipe.seed)
         decoder = [self._losses(np.ones(len(images), int), generator)[1] for _ in range(4)]
@@ -197,7 +198,7 @@ class Trainer:
         return [loss.mean().item() for loss in both if loss is not None]
 
     def _identity(self) -> dict[str, str]:
-        """What decides the bits of a run: to go on with another would be neither of the two."""
+        """What a run goes on with: with another recipe it would be neither of the two."""
         recipe, precision = repr(self.recipe), self.updated.precision
         return {"recipe": recipe, "images": self.digest, "precision": precision}
 
@@ -294,5 +295,6 @@ def train(
     denoiser = trainer.run(progress=progress)
     judged = "bits_per_dim" if denoiser.outputs_variance else "l_simple"
     about = {"recipe": asdict(trainer.recipe), f"validation_{judged}": trainer.history}
+    about |= {"precision": precision, "device": device, "torch": torch.__version__}
     models.save(denoiser, folder, **about)
     return folder
