@@ -127,21 +127,6 @@ def test_a_further_cycle_begins_with_the_bundled_weights(tmp_path):
     }
 
 
-def test_attention_in_plain_operations_is_that_of_a_loaded_network():
-    """A network that is read from a folder has torch's fused attention."""
-    network = build_network(training.RECIPES["digits"])
-    loaded = type(network).from_config(network.config)
-    loaded.load_state_dict(network.state_dict())
-    x, t = torch.randn(2, 1, 8, 8), torch.tensor([3, 900])
-    kinds = [
-        {type(m.processor) for m in net.modules() if hasattr(m, "processor")}
-        for net in (network, loaded)
-    ]
-    assert not kinds[0] & kinds[1]
-    with torch.no_grad():
-        torch.testing.assert_close(network.eval()(x, t).sample, loaded.eval()(x, t).sample)
-
-
 def test_the_written_model_is_the_trained_one(tmp_path):
     denoiser = training.Trainer(TINY, tmp_path / "run").run(progress=False)
     models.save(denoiser, tmp_path / "model")

@@ -142,10 +142,9 @@ def build_noise(recipe: Recipe) -> NoiseSchedule:
 def build_network(recipe: Recipe) -> UNet2DModel:
     """The recipe's U-Net, untrained; with a learned variance, twice the channels come out."""
     from diffusers import UNet2DModel
-    from diffusers.models.attention_processor import Attention, AttnProcessor
 
     channels = recipe.shape[0]
-    network = UNet2DModel(
+    return UNet2DModel(
         sample_size=recipe.shape[1],
         in_channels=channels,
         out_channels=(2 if recipe.variance == "learned_range" else 1) * channels,
@@ -158,8 +157,3 @@ def build_network(recipe: Recipe) -> UNet2DModel:
         dropout=recipe.dropout,
         resnet_time_scale_shift="scale_shift",
     )
-    # Attention in plain operations: torch's fused one takes a quarter of an update on a CPU.
-    for module in network.modules():
-        if isinstance(module, Attention):
-            module.set_processor(AttnProcessor())
-    return network
