@@ -20,7 +20,6 @@ from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
 from dpdiff.runtime import tensors
 from dpdiff.training import trainer as training
-from dpdiff.training.recipes import build_network
 
 TINY = replace(
     training.RECIPES["digits"], channels=(16, 16), steps=6, batch=8, validate_every=2, warmup=2
