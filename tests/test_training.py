@@ -87,14 +87,13 @@ def test_every_weight_moves_by_the_gradient_of_the_loss(tmp_path, monkeypatch, p
         assert error <= tolerance * (named[name].grad.norm() + 1e-3 * whole), name
 
 
-def test_the_average_is_a_mean_that_forgets():
-    mean, weights = torch.zeros(2), torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
-    average, expected = training.forgetting(0.9), np.zeros(2)
-    for count, weight in enumerate(weights, 1):
-        average([mean], [weight], torch.tensor(count))
-        share = min(0.9, (1 + count) / (10 + count))
-        expected = share * expected + (1 - share) * weight.numpy()
-    np.testing.assert_allclose(mean, expected, rtol=1e-5)
+@pytest.mark.parametrize(("decay", "age"), [(0.9999, 300), (0.99, 99), (0.9, 9)])
+def test_the_average_is_a_mean_that_forgets(decay, age):
+    """Of weights that are their own number: the mean age is n/10 or decay/(1 - decay)."""
+    mean, average, updates = torch.ones(1, dtype=torch.float64), training.forgetting(decay), 3000
+    for count in range(2, updates + 1):
+        average([mean], [torch.full_like(mean, count)], torch.tensor(count))
+    assert updates - mean.item() == pytest.approx(age, rel=0.02)
 
 
 def test_training_learns_something(tmp_path):
@@ -224,3 +223,11 @@ def test_a_killed_run_leaves_a_whole_checkpoint(tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert tensors.read_sealed(checkpoint, "cpu")["step"] >= 1
+
+
+def test_the_written_model_says_what_it_was_trained_with(tmp_path, monkeypatch):
+    monkeypatch.setitem(training.RECIPES, "digits", replace(TINY, steps=1))
+    training.train("digits", tmp_path, device=torch.device("cpu"), progress=False)
+    about = json.loads((tmp_path / "dpdiff.json").read_text())
+    made_with = (about["precision"], about["device"], about["torch"])
+    assert made_with == ("float32", "cpu", torch.__version__)

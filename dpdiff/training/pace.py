@@ -11,7 +11,7 @@ from dpdiff.training.recipes import Recipe
 
 
 def forgetting(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
-    """An average over about the last ninth of all updates, until ``decay`` makes it shorter."""
+    """An average whose mean age is a tenth of all updates, until ``decay`` makes it shorter."""
 
     def average(means: list[Tensor], weights: list[Tensor], count: Tensor) -> None:
         share = 1 - min(decay, (1 + int(count)) / (10 + int(count)))

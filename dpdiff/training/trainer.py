@@ -295,6 +295,6 @@ def train(
     denoiser = trainer.run(progress=progress)
     judged = "bits_per_dim" if denoiser.outputs_variance else "l_simple"
     about = {"recipe": asdict(trainer.recipe), f"validation_{judged}": trainer.history}
-    about |= {"precision": precision, "device": device, "torch": torch.__version__}
+    about |= {"precision": precision, "device": str(device), "torch": torch.__version__}
     models.save(denoiser, folder, **about)
     return folder
