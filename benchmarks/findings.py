@@ -1,11 +1,11 @@
-"""The two findings of Watson et al. (2021), in their numbers and in those of ``fashion-longer``.
+"""The two findings of Watson et al. (2021), in their numbers and in those of ``fashion``.
 
     python benchmarks/findings.py
 
 prints a Markdown table: bits/dim, where the optimal schedule is the best, and Fréchet distances of
 ancestral samples, where it is not. The paper's are those of its model of ImageNet 64, the only one
-with a learned variance for which it reports both; ours are in ``results/fashion-longer.json`` and
-``results/few_steps_fashion-longer_ancestral.json``. Distances of the two are in the features of
+with a learned variance for which it reports both; ours are in ``results/fashion.json`` and
+``results/few_steps_fashion_ancestral_64.json``. Distances of the two are in the features of
 different classifiers, so that only their order can be compared. A test compares the card with it.
 """
 
@@ -14,10 +14,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from sample_tables import read, table
+from tables import read, table
 
 PAPER = Path(__file__).parent.parent / "tests" / "data" / "paper_tables.json"
-THEIRS, OURS = "imagenet64_L_hybrid", "fashion-longer"
+THEIRS, OURS = "imagenet64_L_hybrid", "fashion"
 BUDGETS = (8, 16, 32, 64)
 # What a row is called, in the paper's two tables and in ours.
 BITS = {"even": "even", "quadratic": "quadratic", "optimal": "dp"}
@@ -49,7 +49,7 @@ def bits() -> dict[str, Row]:
 
 def distances() -> dict[str, Row]:
     """Fréchet distances likewise."""
-    ours = read(f"few_steps_{OURS}_ancestral")["distances"]
+    ours = read(f"few_steps_{OURS}_ancestral_64")["distances"]
     return {
         name: (paper("fid_50k", theirs), [ours[str(k)][own]["distance"][0] for k in BUDGETS])
         for name, (theirs, own) in DISTANCES.items()

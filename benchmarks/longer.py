@@ -2,7 +2,7 @@
 
     python benchmarks/longer.py
 
-draws ``book/figures/longer.png`` for ``fashion`` and ``fashion-longer``: bits/dim on the 256
+draws ``book/figures/longer.png`` for ``fashion-short`` and ``fashion``: bits/dim on the 256
 validation images against the number of updates, as each model's ``dpdiff.json`` has them, and
 what both draw from noises of seed 7 in 64 even DDIM steps, no picking.
 """
@@ -21,7 +21,7 @@ from dpdiff.models import HOME
 from dpdiff.plotting.style import COLOURS, STYLE
 
 TARGET = Path(__file__).parent.parent / "book" / "figures" / "longer.png"
-MODELS = {"fashion": COLOURS["even"], "fashion-longer": COLOURS["dp"]}
+MODELS = {"fashion-short": COLOURS["even"], "fashion": COLOURS["dp"]}
 SHOWN, STEPS, SEED = (3, 8), 64, 7
 
 

@@ -1,13 +1,13 @@
 """Whether a model mixes its classes as the images do, and what precision has to do with it.
 
-    python benchmarks/mixture.py fashion fashion-longer
+    python benchmarks/mixture.py fashion-short fashion
 
 Samples are the ones that ``few_steps.py`` calls the teacher's, of 64 DDIM steps, drawn in bfloat16
 and compiled; the first 512 are drawn by the plain network in float32 too. Classes are those that
 the bundled classifier sees in them. To ``results/mixture.json`` go the share of each class with its
 standard error, the Fréchet distance to the test images, and by how much the plain network changes
 it on the same noises. Models that are not named stay there as they were. The table is printed; a
-test compares the card of ``fashion-longer`` with it.
+test compares the card of ``fashion`` with it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from few_steps import (
     features,
     rounded,
 )
-from sample_tables import table
+from tables import table
 
 import dpdiff
 from dpdiff import quality

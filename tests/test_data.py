@@ -408,7 +408,9 @@ def test_files_of_floats_are_recognised(tmp_path, begin, ending, capsys):
     assert images.dtype == np.uint8
     np.testing.assert_array_equal(images[:, 0], levels)
     assert f"taken as [{begin}, 1]" in capsys.readouterr().err
-    recipe = replace(RECIPES["fashion"], shape=(1, 8, 8), channels=(16, 16), attention=(False,) * 2)
+    recipe = replace(
+        RECIPES["fashion-short"], shape=(1, 8, 8), channels=(16, 16), attention=(False,) * 2
+    )
     trainer = training.Trainer(recipe, tmp_path / "run", path)
     assert {int(x) for x in trainer.images.unique()} <= set(levels.ravel().tolist())
     assert trainer.images.max() == 255
@@ -622,7 +624,7 @@ def test_training_sets_of_a_divided_source_are_its_own(tmp_path):
 def test_training_reads_images_of_ones_own(tmp_path, monkeypatch):
     source = write_pictures(tmp_path / "images", pixels(20, 30, 40, 3))
     tiny = replace(
-        RECIPES["fashion"],
+        RECIPES["fashion-short"],
         shape=(1, 8, 8),
         channels=(16, 16),
         attention=(False, False),
@@ -630,13 +632,16 @@ def test_training_reads_images_of_ones_own(tmp_path, monkeypatch):
         batch=4,
         validate_every=1,
     )
-    monkeypatch.setitem(training.RECIPES, "fashion", tiny)
+    monkeypatch.setitem(training.RECIPES, "fashion-short", tiny)
     trainer = training.Trainer(tiny, tmp_path / "run", source)
     assert (trainer.images.dtype, trainer.images.shape) == (torch.uint8, (18, 1, 8, 8))
     assert (trainer.validation.dtype, len(trainer.validation)) == (torch.float32, 2)
     wanted = trainer.images.double() * (2 / 255) - 1
     assert (trainer._scaled(trainer.images) == wanted.float()).all()
-    assert main(["train", "fashion", "--data", str(source), "--out", str(tmp_path / "model")]) == 0
+    assert (
+        main(["train", "fashion-short", "--data", str(source), "--out", str(tmp_path / "model")])
+        == 0
+    )
     assert dpdiff.load(tmp_path / "model").shape == (1, 8, 8)
 
 

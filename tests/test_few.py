@@ -223,7 +223,7 @@ def test_the_law_of_many_steps(name, rule):
     exact, (limit, c) = solve(costs, 256).values[budgets], law._constants(costs)
     foreseen = law.totals(costs, budgets)
     off = (foreseen - limit) / (exact - limit) - 1
-    if (name, rule) == ("fashion", "optimal"):
+    if name == "fashion" and rule in ("small", "optimal"):
         assert -0.07 < off[0] < -0.05  # 32 steps are too few: jumps are not short there
         off = off[1:]
     assert (np.abs(off) < 0.05).all()

@@ -114,7 +114,7 @@ def test_a_further_cycle_begins_with_the_bundled_weights(tmp_path):
     best = min(bits for _, bits in about["validation_bits_per_dim"])
     assert [step for step, _ in trainer.history] == [0, 1]
     assert trainer.history[0][1] == pytest.approx(best, abs=2e-3)  # weights in float16
-    before, longer = (asdict(training.RECIPES[name]) for name in ("fashion", "fashion-longer"))
+    before, longer = (asdict(training.RECIPES[name]) for name in ("fashion-short", "fashion"))
     assert {name for name in longer if longer[name] != before[name]} == {
         "steps",
         "learning_rate",

@@ -25,7 +25,7 @@ DATA = (
 
 ASSUMED = "if not given, digits"
 MODEL = (
-    "bundled name ('digits', 'fashion', 'fashion-longer', 'fashion-linear'), diffusers folder, "
+    "bundled name ('digits', 'fashion', 'fashion-short', 'fashion-linear'), diffusers folder, "
     "hub id (owner/name), .pt file, or "
     "package.module:function that returns a dpdiff.Denoiser"
 )

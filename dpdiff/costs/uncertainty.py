@@ -111,12 +111,12 @@ def uncertainty(
     -----
     How often the stated 95 % hold was counted. Ten measurements of 4,000 calls, budgets of 8 to
     256, judged by a larger pool of images, by rule: in 93 to 100 % of cases on the digits, in 88
-    to 98 % on ``fashion``, 96 % in all (``benchmarks/prices.py``). They fail where two schedules
-    seem level and are not: both errors then look cheap, since the loss is taken on the measured
-    costs. On Gaussians and mixtures in closed form, with 20
-    images in three dimensions, 40 measurements, budgets of 4, 8 and 16: in 94 and 96 % (small), 93
-    and 100 % (optimal). The mean over the draws was between 0.7 and 2.8 times the true mean: too
-    high where few images make costs rougher than the truth is.
+    to 98 % on ``fashion-short``, 96 % in all (``benchmarks/prices.py``). They fail where two
+    schedules seem level and are not: both errors then look cheap, since the loss is taken on the
+    measured costs. On Gaussians and mixtures in closed form, with 20 images in three dimensions,
+    40 measurements, budgets of 4, 8 and 16: in 94 and 96 % (small), 93 and 100 % (optimal). The
+    mean over the draws was between 0.7 and 2.8 times the true mean: too high where few images make
+    costs rougher than the truth is.
     """
     for steps in budgets:
         if not 1 <= steps <= costs.T:

@@ -21,7 +21,7 @@ from dpdiff.models.vocabulary import PREDICTION_TYPES, VARIANCE_TYPES, their_wor
 from dpdiff.runtime import documents
 from dpdiff.runtime.files import replacing
 
-BUNDLED = ("digits", "fashion", "fashion-longer", "fashion-linear")
+BUNDLED = ("digits", "fashion", "fashion-short", "fashion-linear")
 HOME = Path(__file__).parent
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 FETCHED = ["*.json", "*diffusion_pytorch_model*.safetensors"]  # not those of text encoders
@@ -41,7 +41,7 @@ def load(
     Parameters
     ----------
     model : str, Path or pipeline
-        ``"digits"``, ``"fashion"``, ``"fashion-longer"`` or ``"fashion-linear"``, the bundled
+        ``"digits"``, ``"fashion"``, ``"fashion-short"`` or ``"fashion-linear"``, the bundled
         models; or a diffusers folder, either a pipeline, or a ``UNet2DModel`` with
         ``scheduler_config.json`` beside its config; or the id of such a folder on the Hugging
         Face hub, ``"owner/name"``, of which only configs and safetensors are fetched, and none of

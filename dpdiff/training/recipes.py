@@ -58,7 +58,7 @@ RECIPES = {
         dropout=0.1,
         first_beta=0.0025,
     ),
-    "fashion": Recipe(
+    "fashion-short": Recipe(
         dataset="fashion",
         shape=(1, 28, 28),
         levels=256,
@@ -102,19 +102,19 @@ RECIPES = {
 }
 
 # A further cycle: warm-up and half cosine anew, from the weights that are bundled.
-RECIPES["fashion-longer"] = replace(
-    RECIPES["fashion"],
+RECIPES["fashion"] = replace(
+    RECIPES["fashion-short"],
     steps=24_000,
     learning_rate=6e-4,
     validate_every=2_000,
     patience=12,
     seed=1,
-    begins="fashion",
+    begins="fashion-short",
 )
 
 # For a GPU: twice as wide, ten times as long. Its weights are below 16 MB in float16.
 RECIPES["fashion-large"] = replace(
-    RECIPES["fashion"],
+    RECIPES["fashion-short"],
     channels=(32, 96, 224),
     dropout=0.1,
     steps=80_000,

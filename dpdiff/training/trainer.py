@@ -252,8 +252,8 @@ def train(
 
     Parameters
     ----------
-    name : {"digits", "fashion", "fashion-linear", "fashion-longer", "fashion-large", "cifar10"}
-        The recipe; ``fashion-longer`` goes on from the bundled fashion model.
+    name : {"digits", "fashion-short", "fashion", "fashion-linear", "fashion-large", "cifar10"}
+        The recipe; ``fashion`` goes on from the bundled ``fashion-short``.
     folder : str or Path
         Receives the checkpoint while training and the model, a diffusers pipeline folder, at
         the end.

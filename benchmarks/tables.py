@@ -1,9 +1,10 @@
-"""The tables of few-step samples in the README and the models' cards, from what is recorded.
+"""The tables in the README and the models' cards, from what is recorded.
 
-    python benchmarks/sample_tables.py fashion
+    python benchmarks/tables.py fashion
 
-prints the Markdown of ``results/samples_<model>.json`` and of ``results/few_steps_<model>_*.json``;
-without a model, the README's. A test compares the pages with it.
+prints the Markdown of ``results/<model>.json``, bits/dim, and of ``samples_<model>.json`` and
+``few_steps_<model>_*.json``, few-step samples; without a model, the README's. A test compares the
+pages with it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,18 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     """Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def bounds(report: dict) -> str:
+    """Bits/dim on held-out images, a row a variance rule and kind of schedule."""
+    rows = []
+    for rule, by_kind in report["bits_per_dim"].items():
+        budgets = [*by_kind["even"], *by_kind["all"]]
+        for kind in ("even", "quadratic", "dp"):
+            cells = by_kind[kind] | (by_kind["all"] if kind == "dp" else {})
+            bits = [f"{cells[k][0]:.3f}" if k in cells else "" for k in budgets]
+            rows.append([f"`{rule}`" if kind == "even" else "", kind, *bits])
+    return table(["variance", "schedule", *(f"{int(k):,}" for k in budgets)], rows)
 
 
 def digits_of(error: float) -> int:
@@ -96,9 +109,9 @@ def frechet(report: dict) -> str:
     return caption + "\n\n" + table(["schedule", *(f"{steps} steps" for steps in by_steps)], rows)
 
 
-def tables(model: str) -> dict[str, str]:
+def of_model(model: str) -> dict[str, str]:
     """All that are recorded of a model, by the name of the file."""
-    made = {}
+    made = {model: bounds(read(model))}
     if (RESULTS / f"samples_{model}.json").exists():
         made[f"samples_{model}"] = distances(read(f"samples_{model}"))
     for path in sorted(RESULTS.glob(f"few_steps_{model}_*.json")):
@@ -111,7 +124,7 @@ def main() -> None:
     if not sys.argv[1:]:
         print(summary())
     for model in sys.argv[1:]:
-        for name, text in tables(model).items():
+        for name, text in of_model(model).items():
             print(f"{name}.json\n\n{text}\n")
 
 
