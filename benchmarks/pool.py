@@ -1,7 +1,7 @@
 """Statistics of network outputs, once a timestep and image, for ``prices.py`` to draw from.
 
     python benchmarks/pool.py digits --knots 193 --images 143
-    python benchmarks/pool.py fashion --data FOLDER --knots 97 --images 1320 --seconds 1500
+    python benchmarks/pool.py fashion-short --data FOLDER --knots 97 --images 1320 --seconds 1500
 
 A pool is a folder of blocks, each a few images at every one of some timesteps; killed and called
 again it goes on. ``decoder_optimal`` depends on m(t), which a measurement of n images only

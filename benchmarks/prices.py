@@ -1,8 +1,8 @@
 """What a schedule costs to choose: bits/dim lost against the calls that a measurement takes.
 
     python benchmarks/pool.py digits --knots 193 --images 143
-    python benchmarks/pool.py fashion --data FOLDER --knots 97 --images 1320
-    python benchmarks/prices.py digits fashion
+    python benchmarks/pool.py fashion-short --data FOLDER --knots 97 --images 1320
+    python benchmarks/prices.py digits fashion-short
 
 Three designs: ``few``, what ``dpdiff.measure(calls=...)`` does; ``trial``, 50 timesteps through
 which a curve is drawn without smoothing; ``dense``, every timestep with images of its own,
@@ -204,7 +204,7 @@ def draw(report: dict) -> None:
         "trial": ("#d55e00", "s", "50 timesteps, no smoothing"),
         "dense": ("#0072b2", "^", "every timestep, smoothed"),
     }
-    models = [name for name in ("digits", "fashion") if name in report]
+    models = [name for name in ("digits", "fashion-short") if name in report]
     with plt.rc_context({**STYLE, "savefig.dpi": 120}):
         figure, panels = plt.subplots(
             len(models), 4, figsize=(11, 2.9 * len(models)), sharex=True, sharey=True, squeeze=False
@@ -228,5 +228,5 @@ def draw(report: dict) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["digits", "fashion"])
+    main(sys.argv[1:] or ["digits", "fashion-short"])
     draw(json.loads(RESULTS.read_text()))

@@ -78,15 +78,16 @@ def test_recorded_scores_are_of_this_model(model):
     dpdiff.load_costs(model).check_model(fingerprint)
 
 
-def test_longer_training_lowered_the_bound():
-    """Of the same images with the same noise, the best schedules of 256 steps."""
-    before, after = (recorded(model) for model in BOTH)
-    assert (before["images"], before["seed"]) == (after["images"], after["seed"])
-    for scores in (before, after):  # bfloat16 raises the bound; old records are in float32
-        assert scores.get("precision", "float32").startswith("float32")
-    for rule in RULES:
-        bits = [scores["bits_per_dim"][rule]["dp"]["256"][0] for scores in (before, after)]
-        assert bits[1] < bits[0], rule
+def test_longer_training_lowered_the_bound(images):
+    """Of the same images with the same noise and steps, none of which either was fitted to."""
+    schedule = dpdiff.Schedule.quadratic(4000, 16)
+    before, after = (
+        dpdiff.evaluate(dpdiff.load(model), images, schedule, seed=1, progress=False)
+        for model in BOTH
+    )
+    less, error = after.minus(before)
+    assert less < -0.1
+    assert less < -5 * error
 
 
 def test_longer_training_reached_every_layer():
