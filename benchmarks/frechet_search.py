@@ -1,6 +1,6 @@
 """How much could any other choice of steps lower the Fréchet distance of few DDIM steps?
 
-    python benchmarks/frechet_search.py fashion --budgets 4 6
+    python benchmarks/frechet_search.py fashion-short --budgets 4 6
 
 From the flow schedule, steps are moved one by one on the teacher's 64 nodes, eight nodes at first,
 then four, two and one, for as long as that lowers the Fréchet distance of 256 samples to the test

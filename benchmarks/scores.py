@@ -25,12 +25,13 @@ from cases import faster, machine, with_speed
 import dpdiff
 from dpdiff.evaluation import evaluate_many
 from dpdiff.runtime.files import replacing
-from dpdiff.runtime.workers import join
+from dpdiff.runtime.workers import ALONE, Workers, join
 
 BUDGETS = (8, 16, 32, 64, 128, 256)
 BATCH = 32
 SEED = 1  # not the seed of the shipped costs
 RESULTS = Path(__file__).parent / "results"
+Case = tuple[str, str, int]  # rule, kind and number of steps
 
 
 def rounded(bits: np.ndarray) -> list[float]:
@@ -38,7 +39,7 @@ def rounded(bits: np.ndarray) -> list[float]:
     return [round(float(bits.mean()), 5), round(float(bits.std(ddof=1) / np.sqrt(len(bits))), 5)]
 
 
-def schedules(costs: dpdiff.Costs, *, raw: bool) -> dict[tuple[str, str, int], dpdiff.Schedule]:
+def schedules(costs: dpdiff.Costs, *, raw: bool) -> dict[Case, dpdiff.Schedule]:
     """Every schedule to score, by rule, kind and number of steps."""
     by_rule = {}
     for rule in costs.variances:
@@ -48,6 +49,31 @@ def schedules(costs: dpdiff.Costs, *, raw: bool) -> dict[tuple[str, str, int], d
             by_rule[rule, "quadratic", steps] = dpdiff.Schedule.quadratic(costs.T, steps)
             by_rule[rule, "dp", steps] = plan.schedule(steps)
     return by_rule
+
+
+def scored(
+    ruled: dict[str, dpdiff.Denoiser],
+    few: dict[Case, dpdiff.Schedule],
+    whole: dict[Case, dpdiff.Schedule],
+    images: np.ndarray,
+    every: int,
+    workers: Workers = ALONE,
+) -> tuple[dict[Case, np.ndarray], dict[Case, np.ndarray]]:
+    """Bits/dim by image: of few steps on all images, of optimal and all steps on every n-th.
+
+    Noise is an image's by its row, so the optimal schedules are scored anew beside all steps.
+    """
+
+    def score(wanted: dict[Case, dpdiff.Schedule], shown: np.ndarray) -> dict[Case, np.ndarray]:
+        jobs = [(ruled[rule], schedule) for (rule, *_), schedule in wanted.items()]
+        scores = evaluate_many(jobs, shown, seed=SEED, batch_size=BATCH, workers=workers)
+        return {key: result.image_bits for key, result in zip(wanted, scores, strict=True)}
+
+    if every == 1:
+        bits = score(few | whole, images)
+        return bits, bits
+    optimal = {key: schedule for key, schedule in few.items() if key[1] == "dp"}
+    return score(few, images), score(optimal | whole, images[::every])
 
 
 def main() -> None:
@@ -60,19 +86,9 @@ def main() -> None:
     images = images[: options.images or len(images)]
     ruled = {rule: denoiser.with_variance(rule, costs) for rule in costs.variances}
     workers, start, where = join(), time.perf_counter(), machine()
-
-    def score(wanted: dict, shown: np.ndarray) -> dict[tuple, np.ndarray]:
-        jobs = [(ruled[rule], schedule) for (rule, *_), schedule in wanted.items()]
-        scores = evaluate_many(jobs, shown, seed=SEED, batch_size=BATCH, workers=workers)
-        return {key: result.image_bits for key, result in zip(wanted, scores, strict=True)}
-
     few, every = schedules(costs, raw=options.raw), dpdiff.Schedule(range(costs.T + 1))
     whole = {(rule, "all", costs.T): every for rule in ruled}
-    if options.every == 1:
-        bits = fewer = score(few | whole, images)
-    else:  # noise is an image's by its row: the optimal schedules again, for no further call
-        optimal = {key: schedule for key, schedule in few.items() if key[1] == "dp"}
-        bits, fewer = score(few, images), score(optimal | whole, images[:: options.every])
+    bits, fewer = scored(ruled, few, whole, images, options.every, workers)
     table: dict = {
         rule: {k: {} for k in ("even", "quadratic", "dp", "all", "dp_minus_all")} for rule in ruled
     }
