@@ -96,8 +96,9 @@ def test_every_path_is_the_solvers(data, costs):
 
 def test_scores_and_costs_are_of_the_bundled_model(data, packed, model):
     assert data["held_out"] == MODULE["held_out"](model)
-    measured = dpdiff.load_costs(model).provenance
-    assert packed.provenance == json.loads(json.dumps(measured)) | {"smoothing_width": 0.2}
+    measured = json.loads(json.dumps(dpdiff.load_costs(model).provenance))
+    # Few timesteps come with a width of their own: what lies between is interpolated already.
+    assert packed.provenance == {"smoothing_width": 0.2} | measured
 
 
 def picture(text):
