@@ -39,9 +39,11 @@ def schedules(denoiser: dpdiff.Denoiser, model: str) -> dict[str, dict[int, dpdi
     return rows | {name: {k: plan.schedule(k) for k in BUDGETS} for name, plan in plans.items()}
 
 
-def drawn(denoiser: dpdiff.Denoiser, schedule: dpdiff.Schedule) -> np.ndarray:
+def drawn(
+    denoiser: dpdiff.Denoiser, schedule: dpdiff.Schedule, shown: tuple[int, int] = SHOWN
+) -> np.ndarray:
     """Samples as one picture, in rows and columns."""
-    rows, columns = SHOWN
+    rows, columns = shown
     x = dpdiff.sample(denoiser, schedule, rows * columns, seed=SEED, sampler="ddim", progress=False)
     return np.block([list(row) for row in x[:, 0].numpy().reshape(rows, columns, *x.shape[-2:])])
 

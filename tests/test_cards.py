@@ -1,34 +1,20 @@
 """The README and the models' cards say what is recorded, to the digit."""
 
-import sys
 from pathlib import Path
 
+import findings
+import mixture
 import pytest
+import tables
 
 import dpdiff
 from dpdiff.models import BUNDLED, HOME
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-
-
-@pytest.fixture(scope="module")
-def tables():
-    sys.path.insert(0, str(BENCHMARKS))
-    import tables
-
-    yield tables
-    sys.path.remove(str(BENCHMARKS))
-
-
-@pytest.fixture(scope="module")
-def findings(tables):
-    import findings
-
-    return findings
+README = Path(__file__).parent.parent / "README.md"
 
 
 @pytest.mark.parametrize("model", BUNDLED)
-def test_a_card_holds_every_recorded_table(tables, model):
+def test_a_card_holds_every_recorded_table(model):
     card = (HOME / model / "README.md").read_text()
     recorded = tables.of_model(model)
     assert len(recorded) > 1
@@ -36,17 +22,17 @@ def test_a_card_holds_every_recorded_table(tables, model):
         assert text in card, f"make it anew: python benchmarks/tables.py {model} ({name})"
 
 
-def test_the_readme_holds_the_summary(tables):
-    readme = (BENCHMARKS.parent / "README.md").read_text()
+def test_the_readme_holds_the_summary():
+    readme = README.read_text()
     assert tables.summary() in readme, "make it anew: python benchmarks/tables.py"
 
 
-def test_a_card_holds_the_papers_two_findings(findings):
+def test_a_card_holds_the_papers_two_findings():
     card = (HOME / "fashion" / "README.md").read_text()
     assert findings.markdown() in card, "make it anew: benchmarks/findings.py"
 
 
-def test_the_first_finding_holds_at_every_budget(findings):
+def test_the_first_finding_holds_at_every_budget():
     """Under the learned variance the optimal schedule has the fewest bits, there and here."""
     rows = findings.bits()
     assert rows["optimal"][0] == [4.29, 3.8, 3.65, 3.59]  # as printed in the paper
@@ -55,7 +41,7 @@ def test_the_first_finding_holds_at_every_budget(findings):
         assert [min(column) for column in columns] == rows["optimal"][side]
 
 
-def test_the_second_finding_holds_at_every_budget(findings):
+def test_the_second_finding_holds_at_every_budget():
     """Ancestral samples of the optimal schedule are farther from images than the even stride's."""
     rows = findings.distances()
     assert rows["optimal"][0] == [184.0, 124.0, 71.15, 40.45]
@@ -68,9 +54,7 @@ def test_the_second_finding_holds_at_every_budget(findings):
         assert (excess < -2 * error) == (int(steps) < 64), "beyond the error up to 32 steps"
 
 
-def test_the_card_says_how_classes_are_mixed(tables):
-    import mixture
-
+def test_the_card_says_how_classes_are_mixed():
     card = (HOME / "fashion" / "README.md").read_text()
     assert mixture.markdown() in card, "make it anew: benchmarks/mixture.py"
     for model, recorded in tables.read("mixture")["models"].items():
@@ -78,7 +62,7 @@ def test_the_card_says_how_classes_are_mixed(tables):
 
 
 @pytest.mark.parametrize("model", BUNDLED)
-def test_recorded_tables_are_of_this_model(tables, model):
+def test_recorded_tables_are_of_this_model(model):
     own = dpdiff.load(model).fingerprint
     for name in tables.of_model(model):
         report = tables.read(name)
@@ -94,5 +78,5 @@ def test_recorded_tables_are_of_this_model(tables, model):
         (0.04, 0.0031, "+", "+0.0400 ± 0.0031"),
     ],
 )
-def test_numbers_are_written_as_surely_as_they_are_known(tables, value, error, sign, written):
+def test_numbers_are_written_as_surely_as_they_are_known(value, error, sign, written):
     assert tables.pair(value, error, sign) == written
