@@ -155,6 +155,7 @@ def evaluate_many(
     seed: int = 0,
     batch_size: int = 256,
     two_node_decoder: bool = False,
+    first_row: int = 0,
     workers: Workers = ALONE,
     progress: bool = True,
 ) -> list[Bound]:
@@ -166,6 +167,9 @@ def evaluate_many(
         The denoisers are one model under any of its variance rules.
     images, seed, batch_size, two_node_decoder, workers, progress
         As for :func:`dpdiff.evaluate`.
+    first_row : int
+        Number of the first image. An image's noise goes by its number, so that a set that is
+        evaluated part by part has the bounds that it has as a whole.
 
     Returns
     -------
@@ -189,14 +193,17 @@ def evaluate_many(
     model = _one_model(jobs, two_node_decoder)
     random_streams.check_seed(seed)
     check_counts(batch_size=batch_size)
+    random_streams.check_seed(first_row, "first_row")
     noising.check_likelihood(model)
     images = data.check(images, model.shape, model.levels)
     own = workers.share(cut(np.arange(len(images)), batch_size))
     calls = [(t, rows) for t in sorted({t for _, s in jobs for t, _ in s.jumps}) for rows in own]
-    batches = prefetch(
-        lambda call: noising.prepare(model, images, np.full(len(call[1]), call[0]), call[1], seed),
-        calls,
-    )
+
+    def noised(call: tuple[int, np.ndarray]) -> noising.Batch:
+        t, rows = call
+        return noising.prepare(model, images, np.full(len(rows), t), rows, seed, first_row)
+
+    batches = prefetch(noised, calls)
     bar = tqdm(
         desc=workers.bar_title("evaluate"),
         unit="call",

@@ -28,7 +28,12 @@ class Batch(NamedTuple):
 
 
 def prepare(
-    denoiser: Denoiser, images: np.ndarray, t: np.ndarray, rows: np.ndarray, seed: int
+    denoiser: Denoiser,
+    images: np.ndarray,
+    t: np.ndarray,
+    rows: np.ndarray,
+    seed: int,
+    first_row: int = 0,
 ) -> Batch:
     """Look images up, scale them to [-1, 1] and draw their noise.
 
@@ -42,12 +47,14 @@ def prepare(
         Timestep and image of every member of the batch; equal timesteps follow one another.
     seed : int
         Of the noise.
+    first_row : int
+        Number of the first image in the set that these are a part of; noise goes by it.
     """
     x0 = torch.from_numpy(data.scaled(images[rows], denoiser.levels))
     steps = t[np.flatnonzero(np.diff(t, prepend=-1))]
     noise = np.concatenate(
         [
-            random_streams.gaussian(seed, int(step), rows[t == step], denoiser.shape)
+            random_streams.gaussian(seed, int(step), first_row + rows[t == step], denoiser.shape)
             for step in steps
         ]
     )

@@ -22,15 +22,36 @@ def test_script_finds_its_imports(script):
 def test_scores_compare_images_with_themselves_under_the_same_noise():
     """What the optimal schedule loses on every third image, computed once more."""
     denoiser, images = dpdiff.load("digits"), dpdiff.images("digits", split="test")[:9]
-    few, more = (dpdiff.Schedule.quadratic(4000, k) for k in (4, 16))
-    named = ("learned_range", "dp", 4), ("learned_range", "all", 4000)
-    cases = {named[0]: few}, {named[1]: more}
-    bits, fewer = scores.scored({"learned_range": denoiser}, *cases, images, every=3)
+    few, more = dpdiff.Schedule.quadratic(4000, 4), dpdiff.Schedule(range(4001))
+    case = "learned_range", "dp", 4
+    ruled = {"learned_range": denoiser}
+    bits = scores.scored(ruled, {case: few}, images, every=3)
 
     def once_more(schedule, shown):
         return dpdiff.evaluate(denoiser, shown, schedule, seed=scores.SEED, progress=False)
 
-    lost = once_more(few, images[::3]).image_bits - once_more(more, images[::3]).image_bits
-    np.testing.assert_allclose(fewer[named[0]] - fewer[named[1]], lost, atol=1e-6)
-    np.testing.assert_allclose(bits[named[0]], once_more(few, images).image_bits, atol=1e-6)
-    assert abs(bits[named[0]][::3] - fewer[named[0]])[1:].min() > 1e-3  # other noise
+    steps = [once_more(schedule, images[::3]).image_bits for schedule in (few, more)]
+    np.testing.assert_allclose(bits["learned_range", "all", 4000], steps[1], atol=1e-6)
+    lost = bits["learned_range", "dp_minus_all", 4]
+    np.testing.assert_allclose(lost, steps[0] - steps[1], atol=1e-6)
+    np.testing.assert_allclose(bits[case], once_more(few, images).image_bits, atol=1e-6)
+    assert abs(bits[case][::3] - steps[0])[1:].min() > 1e-3  # other noise
+
+
+@pytest.mark.parametrize("parts", [(9,), (2, 3, 4)])
+def test_a_table_of_scores_that_grew_is_that_of_all_images(parts):
+    rng = np.random.default_rng(0)
+    bits = {
+        (rule, kind, 8): rng.normal(3, 1, n)
+        for rule in ("small", "large")
+        for kind, n in (("even", 18), ("all", 9))
+    }
+    table, row = {}, 0
+    for size in parts:
+        part = {key: np.split(values, 9)[row : row + size] for key, values in bits.items()}
+        part = {key: np.concatenate(values) for key, values in part.items()}
+        table = scores.grown(table, part, 2 * row, row)
+        row += size
+    for (rule, kind, steps), values in bits.items():
+        expected = [values.mean(), values.std(ddof=1) / np.sqrt(len(values))]
+        np.testing.assert_allclose(table[rule][kind][str(steps)], expected, atol=1e-6)

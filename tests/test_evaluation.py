@@ -43,6 +43,22 @@ def test_scoring_together_equals_scoring_apart(counted, toy_images):
         assert score.prior_bits == alone.prior_bits
 
 
+def test_a_set_evaluated_in_parts_has_the_bounds_of_the_whole(toy, toy_images):
+    jobs = [(toy, Schedule.even(4000, 5)), (toy.with_variance("small"), Schedule([0, 160, 4000]))]
+    whole = evaluate_many(jobs, toy_images, seed=3, progress=False)
+    parts = [
+        evaluate_many(jobs, part, seed=3, first_row=row, progress=False)
+        for row, part in ((0, toy_images[:2]), (2, toy_images[2:]))
+    ]
+    for bound, *pieces in zip(whole, *parts, strict=True):
+        bits = np.concatenate([piece.image_bits for piece in pieces])
+        np.testing.assert_allclose(bits, bound.image_bits, rtol=1e-6)
+    again = evaluate(toy, toy_images[2:], jobs[0][1], seed=3, progress=False)
+    assert abs(again.image_bits - whole[0].image_bits[2:]).min() > 1e-3  # other noise
+    with pytest.raises(InputError, match="first_row is an integer in 0"):
+        evaluate_many(jobs, toy_images, first_row=-1)
+
+
 def test_two_networks_cannot_be_scored_in_one_call(toy, counted, toy_images):
     schedule = Schedule.even(4000, 2)
     with pytest.raises(InputError, match="share one network"):

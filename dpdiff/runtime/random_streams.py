@@ -14,8 +14,8 @@ from dpdiff.errors import InputError
 LARGEST = 2**64 - 1  # of a key of the generator
 
 
-def check_seed(seed: Any) -> None:
-    """Refuse a seed that the generator cannot take.
+def check_seed(seed: Any, name: str = "a seed") -> None:
+    """Refuse a seed, or another part of a key, that the generator cannot take.
 
     Examples
     --------
@@ -29,7 +29,7 @@ def check_seed(seed: Any) -> None:
         known = False
     if not known:
         shown = str(seed) if len(str(seed)) < 30 else f"one of {len(str(seed))} digits"
-        raise InputError(f"a seed is an integer in 0…2⁶⁴ - 1, got {shown}")
+        raise InputError(f"{name} is an integer in 0…2⁶⁴ - 1, got {shown}")
 
 
 def gaussian(seed: int, t: int, rows: Sequence[int], shape: tuple[int, ...]) -> np.ndarray:
