@@ -5,7 +5,7 @@
 prints a Markdown table: bits/dim, where the optimal schedule is the best, and Fréchet distances of
 ancestral samples, where it is not. The paper's are those of its model of ImageNet 64, the only one
 with a learned variance for which it reports both; ours are in ``results/fashion.json`` and
-``results/few_steps_fashion_ancestral_64.json``. Distances of the two are in the features of
+``results/few_steps_fashion_ancestral_10000.json``. Distances of the two are in the features of
 different classifiers, so that only their order can be compared. A test compares the card with it.
 """
 
@@ -49,7 +49,7 @@ def bits() -> dict[str, Row]:
 
 def distances() -> dict[str, Row]:
     """Fréchet distances likewise."""
-    ours = read(f"few_steps_{OURS}_ancestral_64")["distances"]
+    ours = read(f"few_steps_{OURS}_ancestral_10000")["distances"]
     return {
         name: (paper("fid_50k", theirs), [ours[str(k)][own]["distance"][0] for k in BUDGETS])
         for name, (theirs, own) in DISTANCES.items()
@@ -70,13 +70,13 @@ def markdown() -> str:
     """Both as one table; the best of each column stands in bold."""
     head = ["", "schedule", *(f"{whose}, {k}" for whose in ("paper", "here") for k in BUDGETS)]
     lines = []
-    for measure, rows, places in (
-        ("bits/dim", bits(), 2),
-        ("Fréchet distance", distances(), 1),
+    for measure, rows, paper_places, places in (
+        ("bits/dim", bits(), 2, 2),
+        ("Fréchet distance", distances(), 1, 2),
     ):
         theirs, ours = ([row[side] for row in rows.values()] for side in (0, 1))
         for number, (name, (their, our)) in enumerate(rows.items()):
-            cells = marked(their, theirs, places) + marked(our, ours, places)
+            cells = marked(their, theirs, paper_places) + marked(our, ours, places)
             lines.append([measure if number == 0 else "", name, *cells])
     return table(head, lines)
 
