@@ -51,9 +51,10 @@ class Mean:
 
     @classmethod
     def of(cls, bits: np.ndarray) -> Mean:
-        """Of one number an image."""
+        """Of one number an image; a single image adds nothing to the squares within."""
         n = len(bits)
-        return cls(n, float(bits.mean()), float(bits.std(ddof=1) / np.sqrt(n)))
+        stderr = bits.std(ddof=1) / np.sqrt(n) if n > 1 else 0
+        return cls(n, float(bits.mean()), float(stderr))
 
     def with_others(self, other: Mean) -> Mean:
         """Over these images and others: squares within each, and what the means differ by."""
@@ -93,8 +94,9 @@ def scored(
 
     def score(wanted: dict[Case, dpdiff.Schedule], shown: np.ndarray, row: int) -> dict:
         jobs = [(ruled[rule], schedule) for (rule, *_), schedule in wanted.items()]
-        options = {"seed": SEED, "batch_size": BATCH, "first_row": row, "workers": workers}
-        scores = evaluate_many(jobs, shown, **options)
+        scores = evaluate_many(
+            jobs, shown, seed=SEED, batch_size=BATCH, first_row=row, workers=workers
+        )
         return {key: result.image_bits for key, result in zip(wanted, scores, strict=True)}
 
     T = next(iter(few.values())).timesteps[-1]
@@ -158,7 +160,8 @@ def main() -> None:
         document["bits_per_dim"] = grown(document["bits_per_dim"], bits, *counts)
         document["images"] = row + len(chunk)
         document["images_for_all_steps"] += len(chunk[:: options.every])
-        document["minutes"] += round((time.perf_counter() - start) / 60, 1)
+        minutes = document["minutes"] + (time.perf_counter() - start) / 60
+        document["minutes"] = round(minutes, 1)
         if row == 0:
             document["of_the_first_32"] = {
                 rule: round(float(bits[rule, "dp", BUDGETS[0]][:32].mean()), 5) for rule in ruled
@@ -191,10 +194,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--raw", action="store_true", help="choose on costs without smoothing")
     with_speed(parser)
     options = parser.parse_args()
-    if not 1 <= options.every <= CHUNK:
-        parser.error(f"--every is in 1…{CHUNK}, got {options.every}")
-    if options.images and options.images % options.every:
-        parser.error(f"--images is a multiple of --every, got {options.images}: more can be added")
+    every, images = options.every, options.images
+    if not 1 <= every <= CHUNK // 2:
+        parser.error(f"--every is in 1…{CHUNK // 2}, got {every}")
+    if images is not None and (images % every or images < 2 * every):
+        parser.error(f"--images is a multiple of --every {every}, twice it or more; got {images}")
     return options
 
 

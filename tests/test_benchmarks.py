@@ -42,7 +42,7 @@ def test_scores_compare_images_with_themselves_under_the_same_noise():
         np.testing.assert_allclose(values, bits[key][-len(values) :], atol=1e-6)
 
 
-@pytest.mark.parametrize("parts", [(9,), (2, 3, 4)])
+@pytest.mark.parametrize("parts", [(9,), (2, 3, 4), (8, 1)])
 def test_a_table_of_scores_that_grew_is_that_of_all_images(parts):
     rng = np.random.default_rng(0)
     bits = {
