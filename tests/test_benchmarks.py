@@ -1,5 +1,6 @@
 """The benchmarks are too long to run here, but each must at least find what it imports."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,39 @@ def test_scores_compare_images_with_themselves_under_the_same_noise():
     last = scores.scored({"small": denoiser}, {case: few}, images[6:], every=3, first_row=6)
     for key, values in last.items():
         np.testing.assert_allclose(values, bits[key][-len(values) :], atol=1e-6)
+
+
+def test_a_run_that_goes_on_writes_the_table_of_a_single_run(tmp_path, monkeypatch):
+    def by_brightness(ruled, few, images, every, *, first_row, workers):
+        assert first_row % every == 0
+        light = images.reshape(len(images), -1).mean(1)
+        bits = {key: light + key[2] for key in few}
+        fewer = {(rule, "all", 4000): light[::every] for rule in ruled}
+        return bits | fewer | {(rule, "dp_minus_all", 8): light[::every] ** 2 for rule in ruled}
+
+    def run(folder, *options):
+        folder.mkdir(exist_ok=True)
+        monkeypatch.setattr(scores, "RESULTS", folder)
+        monkeypatch.setattr(sys, "argv", ["scores.py", "digits", *options])
+        scores.main()
+        return json.loads((folder / "digits.json").read_text())
+
+    def one_schedule(costs, raw):
+        return {(rule, "dp", 8): dpdiff.Schedule.even(4000, 8) for rule in costs.variances}
+
+    monkeypatch.setattr(scores, "schedules", one_schedule)
+    monkeypatch.setattr(scores, "scored", by_brightness)
+    single = run(tmp_path / "single", "--images", "42", "--every", "3")
+    monkeypatch.setattr(scores, "CHUNK", 10)
+    run(tmp_path / "grown", "--images", "12", "--every", "3")
+    grown = run(tmp_path / "grown", "--images", "42", "--every", "3")
+    assert (grown["images"], grown["images_for_all_steps"]) == (42, 14)
+    for rule, by_kind in single["bits_per_dim"].items():
+        for kind, cells in by_kind.items():
+            for steps, cell in cells.items():
+                assert grown["bits_per_dim"][rule][kind][steps] == pytest.approx(cell, abs=1e-5)
+    with pytest.raises(SystemExit, match="has every 3, this run 2"):
+        run(tmp_path / "grown", "--images", "44", "--every", "2")
 
 
 @pytest.mark.parametrize("parts", [(9,), (2, 3, 4), (8, 1)])
