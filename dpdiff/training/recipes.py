@@ -81,8 +81,9 @@ RECIPES = {
         grid="linear",
         predicts="eps",
         variance="large",
-        steps=3_000,
-        validate_every=250,
+        steps=8_000,
+        validate_every=500,
+        patience=16,
     ),
     "cifar10": Recipe(
         dataset="cifar10",

@@ -112,10 +112,10 @@ def second_order(paths: Runs, max_steps: int | None = None) -> SecondOrderPlan:
     """Schedules for DPM-Solver++(2M), from trajectories of the first-order teacher.
 
     They have the least sum of ``flow`` costs of 2M's own steps, in place of DDIM's. On the bundled
-    network with linear betas 2M then comes about 6 % nearer to the teacher than with the ``flow``
-    schedule at five steps and about 30 % at eight, as mean distances go. On the digits, with their
-    cosine grid, it stays 2 and 7 % farther away at four and five steps. From six on no mean is
-    nearer for all noises and both teachers, though geometric means are mostly smaller
+    network with linear betas 2M then comes 3 to 7 % nearer to the teacher than with the ``flow``
+    schedule at eight steps, as mean distances go, and as near at five and twelve. On the digits,
+    with their cosine grid, it stays 2 and 7 % farther away at four and five steps. From six on no
+    mean is nearer for all noises and both teachers, though geometric means are mostly smaller
     (``benchmarks/second_order.py``). So draw with both and compare.
 
     Parameters
