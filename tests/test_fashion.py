@@ -4,6 +4,7 @@
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,8 @@ def test_it_is_the_recipes_network_and_small(model):
     assert (denoiser.noise.T, denoiser.levels, denoiser.shape) == (recipe.T, 256, (1, 28, 28))
     assert (denoiser.predicts, denoiser.variance) == (recipe.predicts, recipe.variance)
     about = json.loads((folder / "dpdiff.json").read_text())
-    assert about["recipe"]["steps"] == recipe.steps
+    own = json.loads(json.dumps(asdict(recipe)))
+    assert {name: own[name] for name in about["recipe"]} == about["recipe"]
     judged = "bits_per_dim" if recipe.variance == "learned_range" else "l_simple"
     steps, losses = zip(*about[f"validation_{judged}"], strict=True)
     assert steps[-1] == recipe.steps
