@@ -3,8 +3,8 @@
     python benchmarks/tables.py fashion
 
 prints the Markdown of ``results/<model>.json``, bits/dim, and of ``samples_<model>.json`` and
-``few_steps_<model>_*.json``, few-step samples; without a model, the README's. A test compares the
-pages with it.
+``few_steps_<model>_*.json``, few-step samples, of which those of other variance rules share a
+table; without a model, the README's. A test compares the pages with it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ RIVALS = ("GITS", "Optimal Stepsize")
 COLUMNS = ("`recommend`", "`flow`", "best stride", "stride less `flow`", *RIVALS)
 MODELS = ("fashion", "fashion-linear", "digits")
 SUMMARY = ("4", "8", "16", "32")
+RULES = ("small", "large", "optimal")
 
 
 def read(name: str) -> dict:
@@ -86,36 +87,67 @@ def summary() -> str:
     return table(["model", "steps", *COLUMNS], rows)
 
 
-def frechet(report: dict) -> str:
-    """Fréchet distances to held-out images, a row a schedule, and what to hold them against.
+def distance(numbers: dict) -> str:
+    """A Fréchet distance, in brackets how rough the samples are, where that is known."""
+    rough = f" ({numbers['roughness']:.1f})" if "roughness" in numbers else ""
+    return pair(*numbers["distance"]) + rough
 
-    In brackets stands how rough the samples are, where that is known.
-    """
-    by_steps = report["distances"]
 
-    def cell(numbers: dict) -> str:
-        rough = f" ({numbers['roughness']:.1f})" if "roughness" in numbers else ""
-        return pair(*numbers["distance"]) + rough
-
-    rows = [
-        [f"`{name}`", *(cell(schedules[name]) for schedules in by_steps.values())]
-        for name in next(iter(by_steps.values()))
-    ]
+def held_against(report: dict) -> str:
+    """Of how many samples distances are, and the least that can be hoped for."""
     many = report["teacher"]
-    caption = (
+    return (
         f"{report['samples']:,} samples; as many real images: {pair(*report['floor'])}; "
         f"{many['samples']:,} samples of {many['steps']} DDIM steps: {pair(*many['distance'])}."
     )
-    return caption + "\n\n" + table(["schedule", *(f"{steps} steps" for steps in by_steps)], rows)
+
+
+def schedule_rows(report: dict) -> list[list[str]]:
+    """A schedule's name and its Fréchet distances to held-out images, with all numbers of steps."""
+    by_steps = report["distances"]
+    return [
+        [f"`{name}`", *(distance(schedules[name]) for schedules in by_steps.values())]
+        for name in next(iter(by_steps.values()))
+    ]
+
+
+def frechet(report: dict) -> str:
+    """Fréchet distances, a row a schedule, and what to hold them against."""
+    head = ["schedule", *(f"{steps} steps" for steps in report["distances"])]
+    return held_against(report) + "\n\n" + table(head, schedule_rows(report))
+
+
+def frechet_by_rule(reports: dict[str, dict]) -> str:
+    """The same of ancestral samples under several variance rules, as one table."""
+    first = next(iter(reports.values()))
+    head = ["variance", "schedule", *(f"{steps} steps" for steps in first["distances"])]
+    rows = [
+        [f"`{rule}`" if number == 0 else "", *cells]
+        for rule, report in reports.items()
+        for number, cells in enumerate(schedule_rows(report))
+    ]
+    return held_against(first) + "\n\n" + table(head, rows)
+
+
+def recorded(model: str) -> list[str]:
+    """Names of the reports of a model that have tables."""
+    names = [model, f"samples_{model}"]
+    few = sorted(path.stem for path in RESULTS.glob(f"few_steps_{model}_*.json"))
+    return [name for name in names if (RESULTS / f"{name}.json").exists()] + few
 
 
 def of_model(model: str) -> dict[str, str]:
-    """All that are recorded of a model, by the name of the file."""
-    made = {model: bounds(read(model))}
-    if (RESULTS / f"samples_{model}.json").exists():
-        made[f"samples_{model}"] = distances(read(f"samples_{model}"))
-    for path in sorted(RESULTS.glob(f"few_steps_{model}_*.json")):
-        made[path.stem] = frechet(read(path.stem))
+    """All that are recorded of a model, by the names of the reports."""
+    reports = {name: read(name) for name in recorded(model)}
+    by_rule = {rule: f"few_steps_{model}_{rule}_10000" for rule in RULES}
+    by_rule = {rule: name for rule, name in by_rule.items() if name in reports}
+    made = {}
+    if by_rule:
+        rules = {rule: reports.pop(name) for rule, name in by_rule.items()}
+        made[", ".join(by_rule.values())] = frechet_by_rule(rules)
+    for name, report in reports.items():
+        kind = bounds if name == model else distances if name.startswith("samples") else frechet
+        made[name] = kind(report)
     return made
 
 
@@ -125,7 +157,7 @@ def main() -> None:
         print(summary())
     for model in sys.argv[1:]:
         for name, text in of_model(model).items():
-            print(f"{name}.json\n\n{text}\n")
+            print(f"{name}\n\n{text}\n")
 
 
 if __name__ == "__main__":

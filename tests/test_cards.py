@@ -16,9 +16,9 @@ README = Path(__file__).parent.parent / "README.md"
 @pytest.mark.parametrize("model", BUNDLED)
 def test_a_card_holds_every_recorded_table(model):
     card = (HOME / model / "README.md").read_text()
-    recorded = tables.of_model(model)
-    assert len(recorded) > 1
-    for name, text in recorded.items():
+    made = tables.of_model(model)
+    assert len(made) > 1
+    for name, text in made.items():
         assert text in card, f"make it anew: python benchmarks/tables.py {model} ({name})"
 
 
@@ -65,7 +65,7 @@ def test_the_card_says_how_classes_are_mixed():
 @pytest.mark.parametrize("model", BUNDLED)
 def test_recorded_tables_are_of_this_model(model):
     own = dpdiff.load(model).fingerprint
-    for name in tables.of_model(model):
+    for name in tables.recorded(model):
         report = tables.read(name)
         of_costs = {"fingerprint": report.get("costs", {}).get("model")}
         assert report.get("model", of_costs)["fingerprint"] == own, name
