@@ -62,6 +62,15 @@ def test_the_card_says_how_classes_are_mixed():
         assert recorded["fingerprint"] == dpdiff.load(model).fingerprint
 
 
+@pytest.mark.parametrize("rule", tables.RULES)
+def test_from_8_steps_on_it_holds_under_every_variance(rule):
+    report = tables.read(f"few_steps_fashion_{rule}_10000")
+    assert (report["variance"], report["samples"]) == (rule, 10_000)
+    for steps, schedules in report["distances"].items():
+        excess, error = schedules["even"]["over_ELBO"]
+        assert int(steps) < 8 or excess < -3 * error, "beyond the error"
+
+
 @pytest.mark.parametrize("model", BUNDLED)
 def test_recorded_tables_are_of_this_model(model):
     own = dpdiff.load(model).fingerprint
