@@ -102,29 +102,31 @@ def held_against(report: dict) -> str:
     )
 
 
-def schedule_rows(report: dict) -> list[list[str]]:
-    """A schedule's name and its Fréchet distances to held-out images, with all numbers of steps."""
+def schedule_rows(report: dict, budgets: list[str]) -> list[list[str]]:
+    """A schedule's name and its Fréchet distances to held-out images, if any, by budget."""
     by_steps = report["distances"]
     return [
-        [f"`{name}`", *(distance(schedules[name]) for schedules in by_steps.values())]
+        [f"`{name}`", *(distance(by_steps[k][name]) if k in by_steps else "" for k in budgets)]
         for name in next(iter(by_steps.values()))
     ]
 
 
 def frechet(report: dict) -> str:
     """Fréchet distances, a row a schedule, and what to hold them against."""
-    head = ["schedule", *(f"{steps} steps" for steps in report["distances"])]
-    return held_against(report) + "\n\n" + table(head, schedule_rows(report))
+    budgets = list(report["distances"])
+    head = ["schedule", *(f"{k} steps" for k in budgets)]
+    return held_against(report) + "\n\n" + table(head, schedule_rows(report, budgets))
 
 
 def frechet_by_rule(reports: dict[str, dict]) -> str:
     """The same of ancestral samples under several variance rules, as one table."""
     first = next(iter(reports.values()))
-    head = ["variance", "schedule", *(f"{steps} steps" for steps in first["distances"])]
+    budgets = sorted({k for report in reports.values() for k in report["distances"]}, key=int)
+    head = ["variance", "schedule", *(f"{k} steps" for k in budgets)]
     rows = [
         [f"`{rule}`" if number == 0 else "", *cells]
         for rule, report in reports.items()
-        for number, cells in enumerate(schedule_rows(report))
+        for number, cells in enumerate(schedule_rows(report, budgets))
     ]
     return held_against(first) + "\n\n" + table(head, rows)
 
