@@ -141,12 +141,9 @@ def recorded(model: str) -> list[str]:
 def of_model(model: str) -> dict[str, str]:
     """All that are recorded of a model, by the names of the reports."""
     reports = {name: read(name) for name in recorded(model)}
-    by_rule = {rule: f"few_steps_{model}_{rule}_10000" for rule in RULES}
-    by_rule = {rule: name for rule, name in by_rule.items() if name in reports}
-    made = {}
-    if by_rule:
-        rules = {rule: reports.pop(name) for rule, name in by_rule.items()}
-        made[", ".join(by_rule.values())] = frechet_by_rule(rules)
+    names = {rule: f"few_steps_{model}_{rule}_10000" for rule in RULES}
+    rules = {rule: reports.pop(name) for rule, name in names.items() if name in reports}
+    made = {f"few_steps_{model}_RULE_10000": frechet_by_rule(rules)} if rules else {}
     for name, report in reports.items():
         kind = bounds if name == model else distances if name.startswith("samples") else frechet
         made[name] = kind(report)
