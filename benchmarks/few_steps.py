@@ -109,11 +109,12 @@ class Finder:
         return dpdiff.Schedule.load(path)
 
 
-def identity(denoiser: dpdiff.Denoiser) -> tuple[str, ...]:
+def identity(denoiser: dpdiff.Denoiser, sampler: str = "ancestral") -> tuple[str | None, ...]:
     """All that decides a model's samples from a schedule and a seed."""
     libraries = (torch.__version__, diffusers.__version__)
     kind = torch.device(denoiser.device).type
-    return denoiser.fingerprint, denoiser.variance, denoiser.precision, kind, *libraries
+    rule = denoiser.variance if sampler == "ancestral" else None  # the others add no noise
+    return denoiser.fingerprint, rule, denoiser.precision, kind, *libraries
 
 
 def digest(what: object) -> str:
@@ -189,7 +190,7 @@ def features(
     """Of n samples, chunk by chunk."""
     rows = []
     for seed in range(FIRST_SEED, FIRST_SEED - (-n // CHUNK)):
-        job = (*identity(denoiser), schedule.timesteps, sampler, seed, *eye.key)
+        job = (*identity(denoiser, sampler), schedule.timesteps, sampler, seed, *eye.key)
         path = PARTS / f"{digest(job)}.npy"
         if not path.exists():
             if sampler == "2m":
