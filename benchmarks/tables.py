@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import chain
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
@@ -138,13 +139,35 @@ def recorded(model: str) -> list[str]:
     return [name for name in names if (RESULTS / f"{name}.json").exists()] + few
 
 
+def of_rules(model: str) -> dict[str, list[str]]:
+    """Names of the reports of ancestral samples under other variance rules, rule by rule."""
+    have = recorded(model)
+    starts = {rule: f"few_steps_{model}_{rule}_" for rule in RULES}
+    names = {rule: [n for n in have if n.startswith(start)] for rule, start in starts.items()}
+    return {rule: own for rule, own in names.items() if own}
+
+
+def joined(names: list[str]) -> dict:
+    """The first of these reports, with the budgets of all."""
+    first, *others = map(read, names)
+    for report in others:
+        for same in ("model", "sampler", "variance", "samples", "features", "seeds"):
+            assert report[same] == first[same], same
+        first["distances"] |= report["distances"]
+    return first
+
+
 def of_model(model: str) -> dict[str, str]:
     """All that are recorded of a model, by the names of the reports."""
-    reports = {name: read(name) for name in recorded(model)}
-    names = {rule: f"few_steps_{model}_{rule}_10000" for rule in RULES}
-    rules = {rule: reports.pop(name) for rule, name in names.items() if name in reports}
-    made = {f"few_steps_{model}_RULE_10000": frechet_by_rule(rules)} if rules else {}
-    for name, report in reports.items():
+    rules = of_rules(model)
+    made = {}
+    if rules:
+        reports = {rule: joined(names) for rule, names in rules.items()}
+        made[f"few_steps_{model}_RULE_10000"] = frechet_by_rule(reports)
+    for name in recorded(model):
+        if name in chain(*rules.values()):
+            continue
+        report = read(name)
         kind = bounds if name == model else distances if name.startswith("samples") else frechet
         made[name] = kind(report)
     return made
