@@ -148,7 +148,7 @@ def of_rules(model: str) -> dict[str, list[str]]:
 
 
 def joined(names: list[str]) -> dict:
-    """The first of these reports, with the budgets of all."""
+    """The first of these reports, with the budgets of all; where several have one, the last."""
     first, *others = map(read, names)
     for report in others:
         for same in ("model", "sampler", "variance", "samples", "features", "seeds"):
