@@ -164,9 +164,8 @@ def of_model(model: str) -> dict[str, str]:
     if rules:
         reports = {rule: joined(names) for rule, names in rules.items()}
         made[f"few_steps_{model}_RULE_10000"] = frechet_by_rule(reports)
-    for name in recorded(model):
-        if name in chain(*rules.values()):
-            continue
+    apart = set(chain(*rules.values()))
+    for name in (name for name in recorded(model) if name not in apart):
         report = read(name)
         kind = bounds if name == model else distances if name.startswith("samples") else frechet
         made[name] = kind(report)
