@@ -14,8 +14,8 @@ import numpy as np
 from numba import config, njit
 
 import dpdiff
-from dpdiff.runtime.networks import PRECISIONS
-from dpdiff.solvers.protocols import Lines
+from dpdiff.network import PRECISIONS
+from dpdiff.solvers.jump_costs import Lines
 from dpdiff.trajectory.comparison import Comparison
 from dpdiff.variance import RULES
 

@@ -40,8 +40,9 @@ from dpdiff.data import scaled
 from dpdiff.models import BUNDLED, HOME
 from dpdiff.runtime import random_streams
 from dpdiff.runtime.files import replacing
-from dpdiff.trajectory.nodes import node_grid
-from dpdiff.trajectory.teacher import start
+from dpdiff.strides import node_grid
+from dpdiff.trajectory.ancestral import VarianceLoss, variance_loss
+from dpdiff.trajectory.run import start
 
 RESULTS = Path(__file__).parent / "results"
 PARTS = RESULTS / "few_steps.parts"
@@ -71,7 +72,7 @@ class Finder:
         return costs.smoothed()
 
     @cached_property
-    def paths(self) -> dpdiff.trajectory.paths.Trajectories:
+    def paths(self) -> dpdiff.trajectory.trajectories.Trajectories:
         """Of 32 noises on 64 nodes."""
         return dpdiff.trajectories(
             self.denoiser,
@@ -95,9 +96,9 @@ class Finder:
         }
 
     @cached_property
-    def loss(self) -> dpdiff.trajectory.variance_loss.VarianceLoss:
+    def loss(self) -> VarianceLoss:
         """From 64 samples of the teacher."""
-        return self.paths.variance_loss(progress=False)
+        return variance_loss(self.paths, progress=False)
 
     def __call__(self, name: str, steps: int) -> dpdiff.Schedule:
         """A schedule, from disk if it was found before."""
@@ -232,7 +233,7 @@ def roughness(denoiser: dpdiff.Denoiser, schedules: dict[str, dpdiff.Schedule]) 
     return {name: round(squares[name] / squares["teacher"], 3) for name in schedules}
 
 
-def rounded(estimate: quality.Estimate) -> list[float]:
+def rounded(estimate: quality.Distance) -> list[float]:
     """A value and its standard error."""
     return [round(float(estimate.value), 4), round(float(estimate.stderr), 4)]
 

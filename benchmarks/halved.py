@@ -18,7 +18,7 @@ from tables import read
 
 import dpdiff
 from dpdiff.models import BUNDLED
-from dpdiff.trajectory.nodes import node_grid
+from dpdiff.strides import node_grid
 
 MOVED, TEACHER = 128, 256  # steps
 BUDGETS, SCHEDULES = ("8", "32"), ("flow", "even")

@@ -25,14 +25,13 @@ from cases import machine
 
 from dpdiff import noising
 from dpdiff.costs import statistics
-from dpdiff.costs.design import dense
-from dpdiff.costs.job import Job
+from dpdiff.costs.measurement import Job, every_timestep
 from dpdiff.denoiser import Denoiser
-from dpdiff.models.flags import Flags
-from dpdiff.models.improved_diffusion import _empty
+from dpdiff.models.improved_diffusion import Flags, _empty
 from dpdiff.noise import NoiseSchedule
 from dpdiff.runtime import workers
-from dpdiff.runtime.checkpoints import Checkpoints, cut
+from dpdiff.runtime.batches import cut
+from dpdiff.runtime.checkpoints import Checkpoints
 
 BLOCK = 8  # timesteps to a block on the whole grid
 RESULTS = Path(__file__).parent / "results" / "measure.json"
@@ -56,7 +55,7 @@ class Rounds:
     def __init__(self, denoiser: Denoiser, options: argparse.Namespace, own: slice) -> None:
         images = np.random.default_rng(0).integers(0, 256, (512, 3, 32, 32)).astype(np.uint8)
         self.job = Job(denoiser, images, 0, options.batch_size)
-        self.stage = dense(denoiser.noise.T, len(images), options.per_step, 0)
+        self.stage = every_timestep(denoiser.noise.T, len(images), options.per_step, 0)
         chosen = np.linspace(1, denoiser.noise.T, options.timesteps).astype(int)
         self.chosen, self.cuda = chosen[own], denoiser.device.type == "cuda"
         units = cut(self.chosen, self.job.unit(self.stage))

@@ -34,7 +34,7 @@ import dpdiff
 from dpdiff import quality
 from dpdiff.models import BUNDLED
 from dpdiff.runtime.files import replacing
-from dpdiff.trajectory.nodes import node_grid
+from dpdiff.strides import node_grid
 
 CLASSES = (
     "T-shirt", "trousers", "pullover", "dress", "coat",

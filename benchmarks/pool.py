@@ -22,8 +22,8 @@ from cases import faster, with_speed
 import dpdiff
 from dpdiff import noising
 from dpdiff.costs import statistics
-from dpdiff.costs.design import spread
 from dpdiff.runtime.files import replacing
+from dpdiff.strides import spread
 
 BLOCK = 4  # images
 AROUND = (-0.3, 0.0, 0.3)  # added to log m(t) for decoder_optimal

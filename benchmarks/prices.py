@@ -18,7 +18,7 @@ noise at 97 timesteps loses on them. ``pool`` is the fit to all images of the po
 so that no output is asked for twice. Seeds share images like random subsets of the pool; the
 report says which share of it a design takes, and above a half the spread between seeds is too
 small. ``dense`` is simulated from the shipped means and variances, which are about 16 times as
-precise, as ``dpdiff.costs.draws`` does it.
+precise, as ``dpdiff.costs.bootstrap`` does it.
 
 All schedules, the best ones included, are chosen among 512 timesteps. The script is restartable.
 Results go to ``benchmarks/results/prices.json``, the picture to ``book/figures/prices.png``.
@@ -35,12 +35,11 @@ import numpy as np
 from pool import AROUND, load
 
 import dpdiff
-from dpdiff.costs.design import few, spread
-from dpdiff.costs.draws import _other_means
-from dpdiff.costs.fit import Sample
-from dpdiff.costs.thinned import Thinned
-from dpdiff.costs.uncertainty import uncertainty
+from dpdiff.costs.bootstrap import Thinned, _other_means, uncertainty
+from dpdiff.costs.measurement import few_timesteps
+from dpdiff.costs.smoothing import Sample
 from dpdiff.runtime.files import replacing
+from dpdiff.strides import spread
 
 SEEDS = 10
 CALLS = (250, 1000, 4000, 16_000, 64_000)
@@ -109,7 +108,7 @@ class Pool:
         wanted, n = spread(costs.noise, 50), calls // 50
         if design == "few":
             count = costs.provenance["images"]
-            stage = few(costs.noise, count, calls, seed)
+            stage = few_timesteps(costs.noise, count, calls, seed)
             wanted, n = stage.timesteps, stage.images
         place = np.searchsorted(self.timesteps, wanted)
         before, after = self.timesteps[np.maximum(place - 1, 0)], self.timesteps[place]

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import dpdiff
-from dpdiff.costs.fit import ROUGH
+from dpdiff.costs.smoothing import ROUGH
 from dpdiff.evaluation import evaluate_many
 
 T, LENGTH = 1000, 16

@@ -35,13 +35,12 @@ import torch
 from cases import compared, faster, machine, with_speed
 
 import dpdiff
+from benchmarks import rivals
 from dpdiff import strides
 from dpdiff.models import BUNDLED
 from dpdiff.runtime.files import replacing
-from dpdiff.trajectory import rivals
-from dpdiff.trajectory.comparison import Comparison
-from dpdiff.trajectory.nodes import node_grid
-from dpdiff.trajectory.paths import KINDS
+from dpdiff.strides import node_grid
+from dpdiff.trajectory.trajectories import COST_KINDS, Comparison
 
 RESULTS = Path(__file__).parent / "results"
 BUDGETS = (4, 5, 6, 8, 10, 12, 16, 24, 32)
@@ -129,7 +128,7 @@ def ours(bench: Bench, steps: int) -> Table:
     paths = dpdiff.trajectories(
         bench.denoiser, options.calls, nodes, seed=SEED, resume=folder, progress=False
     )
-    made = {kind: dpdiff.solve(paths.costs(kind), steps).schedule(steps) for kind in KINDS}
+    made = {kind: dpdiff.solve(paths.costs(kind), steps).schedule(steps) for kind in COST_KINDS}
     moves = options.moves if steps <= MOVED else 0
     best = paths.recommend(steps, moves=moves, n=options.guard, progress=False)
     chosen = min(best.candidates.keys() - {"moved"}, key=best.comparison.mean)

@@ -15,8 +15,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import dpdiff
+from dpdiff.plotting.plots import draw_schedule_line, finish_distances
 from dpdiff.plotting.style import STYLE
-from dpdiff.trajectory.figure import draw_line, finish
 
 HERE = Path(__file__).parent
 FIGURES = HERE.parent / "book" / "figures"
@@ -33,8 +33,8 @@ def distances(names: list[str]) -> None:
         tables = {int(k): table for k, table in report["distances"].items()}
         for schedule in max(tables.values(), key=len):
             rows = {k: t[schedule]["ratio_to_flow"] for k, t in tables.items() if schedule in t}
-            draw_line(ax, schedule, rows)
-        finish(ax, sorted(tables), "")
+            draw_schedule_line(ax, schedule, rows)
+        finish_distances(ax, sorted(tables), "")
         ax.set_title(f"{name}, {report['settings']['n']} noises")
         lines |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
     panels[0][0].set_ylabel("distance to many steps' samples, over flow's")

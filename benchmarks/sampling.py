@@ -28,9 +28,9 @@ from cases import machine
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 import dpdiff
-from dpdiff.integrations.diffusers import AncestralScheduler
+from dpdiff.diffusers.schedulers import AncestralScheduler
 from dpdiff.models import improved_diffusion
-from dpdiff.models.flags import Flags
+from dpdiff.models.improved_diffusion import Flags
 from dpdiff.runtime.files import replacing
 
 HERE = Path(__file__).parent

@@ -6,7 +6,7 @@ x_t and predictions it misses the teacher's x_s by
 .. math:: e_{rts} = g_s \Big(\sum_k w_k (D_k - D_t) - a c (D_t - D_r)\Big), \quad
           a = \sum_k w_k, \quad c = \frac{λ_s - λ_t}{2 (λ_t - λ_r)}, \quad λ = \log f/g,
 
-in the words of ``dpdiff.trajectory.gram``. So its weighted square is made of the same Gram
+in the words of ``dpdiff.trajectory.flow_costs``. So its weighted square is made of the same Gram
 matrices, and the cheapest path of K steps is found exactly by a recursion over pairs (t, s). The
 first step is of first order, and so is the last one, which lands on x̂_0.
 
@@ -56,11 +56,10 @@ from dpdiff import strides
 from dpdiff.models import BUNDLED
 from dpdiff.noise import NoiseSchedule
 from dpdiff.runtime.files import replacing
-from dpdiff.trajectory.comparison import Comparison
-from dpdiff.trajectory.nodes import node_grid
-from dpdiff.trajectory.paths import Trajectories
+from dpdiff.strides import node_grid
+from dpdiff.trajectory.comparison import Comparison, Trajectories
+from dpdiff.trajectory.run import predictions, start, states
 from dpdiff.trajectory.second_order import second_order
-from dpdiff.trajectory.teacher import predictions, start, states
 
 RESULTS = Path(__file__).parent / "results"
 BUDGETS = (4, 5, 6, 8, 10, 12, 16)

@@ -28,7 +28,7 @@ from cases import (
     timed,
 )
 
-from dpdiff.solvers import protocols, reference
+from dpdiff.solvers import jump_costs, recursion
 from dpdiff.solvers.plan import solve
 
 HERE = Path(__file__).parent
@@ -52,12 +52,12 @@ def check_equality(name: str, costs, few: int) -> dict:
     """All totals of all methods on one set of costs, and what it takes to get them."""
     begin = perf_counter()
     table, report = np.full((costs.T + 1, costs.T + 1), np.inf), {}
-    for start in range(0, costs.T + 1, reference.BLOCK):
-        stop = min(start + reference.BLOCK, costs.T + 1)
+    for start in range(0, costs.T + 1, recursion.BLOCK):
+        stop = min(start + recursion.BLOCK, costs.T + 1)
         table[start:stop, :stop] = costs.rows(start, stop)
     report["making_table_s"] = perf_counter() - begin
     exact, rough = solve(table, method="sweep"), solve(table, method="sweep32")
-    for best, _ in (reference.reference(table, few), double_loop(table, few)):
+    for best, _ in (recursion.reference(table, few), double_loop(table, few)):
         np.testing.assert_array_equal(best[1:, -1], exact.totals[1 : few + 1])
     made = solve(costs, method="sweep")
     np.testing.assert_allclose(made.totals[1:], exact.totals[1:], rtol=1e-12)
@@ -84,7 +84,7 @@ def time_methods(T: int, repeats: int) -> list[dict]:
     few, slow = min(T, MEASURED), {}
     for K in (32, few, T):
         work = {
-            "listing": lambda k=K: reference.reference(table, k),
+            "listing": lambda k=K: recursion.reference(table, k),
             "double loop": lambda k=K: double_loop(table, k),
             "sweep": lambda k=K: solve(table, k),
             "sweep32": lambda k=K: solve(table, k, method="sweep32"),
@@ -157,7 +157,7 @@ def main() -> None:
     report["agreement"] = {
         name: check_equality(name, costs, 32)
         for name, costs in {
-            "random": protocols.Table(random_table(grids[-1])),
+            "random": jump_costs.Table(random_table(grids[-1])),
             "synthetic small": synthetic_lines(grids[-1], "small"),
             "synthetic large": synthetic_lines(grids[-1], "large"),
             **({} if quick else digits_costs()),

@@ -1,5 +1,7 @@
 """``python -m dpdiff`` is the ``dpdiff`` command."""
 
+from __future__ import annotations
+
 from dpdiff.cli import main
 
 if __name__ == "__main__":

@@ -13,11 +13,18 @@ import torch
 from torch import Tensor
 
 from dpdiff.errors import InputError
+from dpdiff.network import (
+    InPrecision,
+    Place,
+    ask,
+    checked_arguments,
+    checked_shape,
+    dtype_of,
+    finite,
+)
+from dpdiff.network import identity as identity_of
 from dpdiff.noise import NoiseSchedule, per_example
-from dpdiff.readings import Reading, check_reading, reading_named
-from dpdiff.runtime.asking import Place, ask, checked_arguments, checked_shape, finite
-from dpdiff.runtime.identity import identity as identity_of
-from dpdiff.runtime.networks import InPrecision, dtype_of
+from dpdiff.parameterization import Parameterization, check_parameterization, parameterization_named
 from dpdiff.variance import Moments, rule_named
 
 
@@ -44,7 +51,7 @@ class Denoiser:
     predicts : {"eps", "x0", "v", "flow", "score", "edm", "edm_v"}
         What the output estimates: the noise, the data, ``v = f ε - g x_0``, a flow's ``ε - x_0``,
         the score, or what the preconditioning of Karras et al. (2022) leaves to the network; see
-        ``dpdiff.readings``.
+        ``dpdiff.parameterization``.
     variance : {"small", "large", "learned_range"}
         The reverse variance, a rule of ``dpdiff.variance``. With ``learned_range`` the
         network returns twice the channels; the second half ``o`` means ``v = (o + 1) / 2``,
@@ -69,7 +76,7 @@ class Denoiser:
     identity : str, optional
         A name for what the network computes, which goes into the fingerprint. A plain function
         needs one, if costs are to be saved and used again, where its code and what it closes
-        over cannot be seen through (``dpdiff.runtime.identity``). Change it
+        over cannot be seen through (``dpdiff.network``). Change it
         whenever the function changes.
 
     Raises
@@ -105,7 +112,7 @@ class Denoiser:
                 "a Denoiser is made of a network, which is called as network(x, time), and a "
                 f"NoiseSchedule; got {type(self.network).__name__} and {type(self.noise).__name__}"
             )
-        check_reading(self.predicts, self.sigma_data, self.noise)
+        check_parameterization(self.predicts, self.sigma_data, self.noise)
         rule = rule_named(self.variance)
         if rule.needs_error and self.error is None:
             raise InputError(
@@ -260,8 +267,8 @@ class Denoiser:
         return x0.clamp(-1, 1) if self.clip else x0
 
     @property
-    def _output(self) -> Reading:
-        return reading_named(self.predicts, self.sigma_data)
+    def _output(self) -> Parameterization:
+        return parameterization_named(self.predicts, self.sigma_data)
 
     def network_output(self, x_t: Tensor, timesteps: np.ndarray) -> tuple[Tensor, Tensor | None]:
         """The network's prediction and ``v``, in the dtype of ``x_t``, checked."""

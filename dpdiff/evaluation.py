@@ -9,19 +9,68 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from dpdiff import data, noising
-from dpdiff.denoiser import Denoiser
+from dpdiff.denoiser import Denoiser, Prediction
+from dpdiff.elbo import decoder_cost, jump_cost
 from dpdiff.errors import InputError, check_counts
-from dpdiff.jumps import jump_nats
+from dpdiff.network import not_finite
+from dpdiff.noise import per_example
 from dpdiff.runtime import random_streams
-from dpdiff.runtime.asking import not_finite
-from dpdiff.runtime.checkpoints import cut
-from dpdiff.runtime.memory import Halving
-from dpdiff.runtime.prefetch import prefetch
+from dpdiff.runtime.batches import Halving, cut, prefetch
 from dpdiff.runtime.workers import ALONE, Workers
 from dpdiff.schedule import Schedule
+
+
+def jump_nats(
+    denoiser: Denoiser,
+    schedule: Schedule,
+    edge: int,
+    x0: Tensor,
+    prediction: Prediction,
+    two_node_decoder: bool,
+) -> Tensor:
+    """The cost of one jump of a schedule for each image, in nats.
+
+    Parameters
+    ----------
+    denoiser, schedule, two_node_decoder
+        As for :func:`dpdiff.evaluate`.
+    edge : int
+        Which jump, the decoder's being 0.
+    x0 : Tensor, shape (B, ...)
+        The images in [-1, 1].
+    prediction : Prediction
+        What the denoiser says of them at the jump's beginning.
+
+    Returns
+    -------
+    Tensor, shape (B,)
+    """
+    t, s = schedule.jumps[edge]
+    if s > 0:
+        gap, u = denoiser.noise.snr_gap(t, s), denoiser.log_ratio(t, s, prediction)
+        costs = jump_cost(u, (x0 - prediction.x0) ** 2, gap)
+    else:
+        log_variance = denoiser.decoder_log_variance(t, prediction)
+        if two_node_decoder:
+            log_variance = _two_node_log_variance(denoiser, schedule, prediction)
+        costs = decoder_cost(x0, prediction.x0, log_variance, denoiser.levels)
+    return costs.flatten(1).sum(1)
+
+
+def _two_node_log_variance(
+    denoiser: Denoiser, schedule: Schedule, prediction: Prediction
+) -> Tensor:
+    """improved-diffusion's decoder variance: ``large`` too starts from the posterior's there."""
+    noise, first = denoiser.noise, schedule.timesteps[1]
+    low = noise.posterior(schedule.timesteps[2], first)[2] - noise.log_total[first]
+    if denoiser.variance == "learned_range":
+        return low + (noise.log_g2[first] - noise.log_total[first] - low) * prediction.v
+    return per_example(low, prediction.x0)
+
 
 Job = tuple[Denoiser, Schedule]
 

@@ -13,11 +13,9 @@ from tqdm import tqdm
 
 from dpdiff.denoiser import Denoiser, Prediction
 from dpdiff.errors import InputError, check_counts
+from dpdiff.network import not_finite
 from dpdiff.runtime import random_streams
-from dpdiff.runtime.asking import not_finite
-from dpdiff.runtime.checkpoints import cut
-from dpdiff.runtime.memory import Halving, ran_out
-from dpdiff.runtime.prefetch import prefetch
+from dpdiff.runtime.batches import Halving, cut, prefetch, ran_out
 from dpdiff.runtime.workers import ALONE, Workers
 from dpdiff.schedule import Schedule
 

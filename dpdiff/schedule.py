@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dpdiff.errors import InputError
-from dpdiff.runtime import documents
+from dpdiff.runtime import formats
 from dpdiff.runtime.files import replacing
 
 if TYPE_CHECKING:
     from dpdiff.noise import NoiseSchedule
+
 
 FORMAT = "dpdiff-schedule"
 VERSION = 2
@@ -268,7 +269,7 @@ class Schedule:
         """The schedule with its provenance and a digest of both, as schedule files hold it."""
         about = {"format": FORMAT, "version": VERSION}
         fields = {"timesteps": list(self.timesteps), "provenance": self.provenance}
-        return documents.signed(about | fields)
+        return formats.signed_json(about | fields)
 
     def save(self, path: str | Path) -> None:
         """Write :meth:`to_json` to a file, which is complete or absent."""
@@ -287,10 +288,10 @@ class Schedule:
         InputError
             If the file is missing, is not such a file, was changed, or is of another version.
         """
-        document = documents.read(path)
-        unsigned = document.get("version") == 1 and documents.DIGEST not in document
+        document = formats.read_json(path)
+        unsigned = document.get("version") == 1 and formats.DIGEST_NAME not in document
         if document.get("format") != FORMAT or not unsigned:
-            document = documents.read_signed(path, FORMAT, VERSION)
+            document = formats.read_signed_json(path, FORMAT, VERSION)
         timesteps, provenance = document.get("timesteps"), document.get("provenance")
         if not (isinstance(timesteps, list) and all(type(t) is int for t in timesteps)):
             raise InputError(f"{path} holds no list of integers as timesteps")

@@ -1,6 +1,10 @@
-"""Strides that need no measurement, or only m(t): what other schedules are compared with."""
+"""The grid of nodes on which a teacher runs and schedules are searched."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import index
+from typing import Any
 
 import numpy as np
 
@@ -140,3 +144,100 @@ def spread_out(places: np.ndarray, T: int) -> np.ndarray:
     nodes = np.minimum(nodes, T - rank[::-1])
     nodes[-1] = T
     return np.concatenate([[0], nodes])
+
+
+def node_grid(noise: NoiseSchedule, count: int) -> np.ndarray:
+    """Timesteps ``0 = u_0 < … < u_N = T``, dense where either t or log SNR moves.
+
+    Half of the density is even in t and half is even in log SNR, counted from -10 upwards: the
+    first serves cosine grids, the second linear ones, and neither leaves a gap.
+
+    Parameters
+    ----------
+    noise : NoiseSchedule
+        The training grid.
+    count : int
+        N, the number of nodes without 0; it is also the teacher's number of network calls.
+
+    Returns
+    -------
+    ndarray of int, shape (N + 1,)
+        The first node above 0 is t = 1.
+
+    Raises
+    ------
+    InputError
+        If N is not in 2 … T.
+
+    Examples
+    --------
+    >>> node_grid(NoiseSchedule.cosine(1000), 8)
+    array([   0,    1,   41,  186,  389,  606,  809,  953, 1000])
+    """
+    if not 2 <= count <= noise.T:
+        raise InputError(f"the number of nodes lies in 2…{noise.T}, got {count}")
+    t = np.arange(1, noise.T + 1)
+    depth = -np.maximum(noise.log_snr[1:], LOWEST)
+    share = (t - 1) / max(noise.T - 1, 1) + (depth - depth[0]) / max(depth[-1] - depth[0], 1e-300)
+    places = np.interp(np.linspace(0, share[-1], count), share, t)
+    return spread_out(places, noise.T)
+
+
+def chosen_nodes(noise: NoiseSchedule, nodes: int | Sequence[int]) -> np.ndarray:
+    """A grid of so many nodes, or the given timesteps once they are checked."""
+    if isinstance(nodes, int | np.integer):
+        return node_grid(noise, index(nodes))
+    grid: Any = np.asarray(nodes)
+    whole = grid.ndim == 1 and grid.dtype.kind in "iu" and len(grid) > 2
+    if not whole or (np.diff(grid) <= 0).any() or grid[0] != 0 or grid[-1] != noise.T:
+        raise InputError(
+            f"nodes are a number, or timesteps that rise from 0 to T = {noise.T}; got {nodes!r}"
+        )
+    return grid.astype(int)
+
+
+FEWEST_SNR = 1e-12  # a last SNR of 0 counts as this
+
+
+def axis(noise: NoiseSchedule) -> np.ndarray:
+    """Log SNR of the timesteps ``1 … T``, finite and strictly falling: where costs are smooth.
+
+    Examples
+    --------
+    >>> axis(NoiseSchedule.from_betas([0.5, 1.0])).round(3)
+    array([  0.   , -27.631])
+    """
+    log_snr = np.maximum(noise.log_snr[1:], np.log(FEWEST_SNR))
+    return log_snr - 1e-9 * np.arange(noise.T)
+
+
+def spread(noise: NoiseSchedule, count: int) -> np.ndarray:
+    """So many timesteps with both ends, evenly apart on the mean of t and log SNR.
+
+    Each of the two runs from 0 to 1 over the grid. In t alone, timesteps would miss the clean
+    end, where log SNR changes quickly; in log SNR alone, the noisy end.
+
+    Parameters
+    ----------
+    noise : NoiseSchedule
+        The grid.
+    count : int
+        How many timesteps; fewer are returned where two would coincide.
+
+    Returns
+    -------
+    ndarray of int
+        Strictly rising, from 1 to T.
+
+    Examples
+    --------
+    >>> spread(NoiseSchedule.linear(1000), 7)
+    array([   1,   42,  202,  415,  622,  808, 1000])
+    """
+    if noise.T == 1:
+        return np.array([1])
+    # The last few timesteps may leap to an SNR of nearly nothing: their leap is no room.
+    log_snr = np.maximum(axis(noise), np.log(1e-4) + min(0.0, noise.log_snr[1]))
+    place = np.linspace(0, 1, noise.T) + (log_snr[0] - log_snr) / (log_snr[0] - log_snr[-1])
+    steps = np.interp(np.linspace(0, 2, count), place, np.arange(1, noise.T + 1))
+    return np.unique(steps.round().astype(int))

@@ -17,7 +17,7 @@ import numpy as np
 
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule, per_example
-from dpdiff.solvers.protocols import Lines
+from dpdiff.solvers.jump_costs import Lines
 
 
 class Moments(Protocol):

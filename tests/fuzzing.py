@@ -28,9 +28,9 @@ from dpdiff.costs.costs import Costs
 from dpdiff.costs.measurement import measure
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
-from dpdiff.models.flags import Flags
+from dpdiff.models.improved_diffusion import Flags
 from dpdiff.noise import NoiseSchedule
-from dpdiff.runtime import documents, seal, tensors
+from dpdiff.runtime import formats
 from dpdiff.runtime.checkpoints import Checkpoints
 from dpdiff.schedule import Schedule
 
@@ -151,7 +151,7 @@ def forged(rng, path):
     content = bytearray(buffer.getvalue())
     if rng.random() < 0.2:  # sizes and offsets in the directory
         content[-rng.randrange(3, min(len(content), 500))] ^= 1 << rng.randrange(8)
-    return seal.sealed(bytes(content)) if content[-2:] == b"\0\0" else bytes(content)
+    return formats.with_checksum(bytes(content)) if content[-2:] == b"\0\0" else bytes(content)
 
 
 def toy(noise):
@@ -275,7 +275,7 @@ class SignedSchedule(ScheduleFile):
         del document["digest"]
         document = edited(rng, document)
         try:
-            return documents.signed(document).encode()
+            return formats.signed_json(document).encode()
         except (TypeError, ValueError):
             return as_text(document)
 
@@ -283,11 +283,11 @@ class SignedSchedule(ScheduleFile):
 class TrainingCheckpoint(Kept):
     def make(self):
         state = {"step": 3, "history": [(1, 0.5)], "network": {"w": torch.arange(6.0)}}
-        tensors.write(self.folder / "training.pt", state)
+        formats.write_tensors(self.folder / "training.pt", state)
         return self.folder / "training.pt"
 
     def read(self):
-        return tensors.read_sealed(self.path, "cpu")
+        return formats.read_tensors(self.path, "cpu")
 
 
 class OthersTensors(TrainingCheckpoint):
@@ -295,7 +295,7 @@ class OthersTensors(TrainingCheckpoint):
 
     def read(self):
         try:
-            return tensors.read(self.path)
+            return formats.read_state_dict(self.path)
         finally:
             torch.set_default_dtype(torch.float32)
 

@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from dpdiff.conditioned import Conditioned
 from dpdiff.costs.measurement import measure
-from dpdiff.data import check, checks
+from dpdiff.data import check, levels
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.evaluation import evaluate
-from dpdiff.models.conditioned import Conditioned
+from dpdiff.network import identity
 from dpdiff.noise import NoiseSchedule
-from dpdiff.runtime.identity import identity
 from dpdiff.sampling import sample
 from dpdiff.schedule import Schedule
-from dpdiff.solvers.constraints import Constrained
+from dpdiff.solvers.jump_costs import Constrained
 
 NOISE = NoiseSchedule.cosine(6, first_beta=0.0025)
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 3, 4, 6)).astype(np.uint8)
@@ -200,7 +200,7 @@ def test_one_channel_may_be_left_out():
 
 
 def test_what_was_recognised_is_said_once(capsys):
-    checks.say_once.cache_clear()
+    levels.say_once.cache_clear()
     for _ in range(2):
         check(IMAGES / 127.5 - 1, (3, 4, 6), 256)
     assert capsys.readouterr().err.count("taken as [-1, 1]") == 1

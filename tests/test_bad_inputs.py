@@ -17,7 +17,7 @@ from diffusers import DDPMScheduler
 import dpdiff
 from dpdiff import cli, models
 from dpdiff.cli import commands, main
-from dpdiff.cli.estimate import announcement
+from dpdiff.cli.report import announcement
 from dpdiff.costs.measurement import measure
 from dpdiff.denoiser import Denoiser
 from dpdiff.noise import NoiseSchedule

@@ -8,14 +8,13 @@ import pytest
 import torch
 
 import dpdiff.noising
-from dpdiff.costs.costs import Costs
+from dpdiff.costs.costs import FORMAT, VERSION, Costs
 from dpdiff.costs.measurement import measure
-from dpdiff.costs.storage import FORMAT, VERSION
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.evaluation import evaluate
 from dpdiff.noise import NoiseSchedule
-from dpdiff.runtime import archive, random_streams
+from dpdiff.runtime import formats, random_streams
 from dpdiff.schedule import Schedule
 from dpdiff.solvers.plan import solve
 
@@ -176,7 +175,7 @@ def test_bad_files_are_refused(costs, tmp_path):
         path.write_bytes(whole[:length])
         with pytest.raises(InputError, match="cannot be read"):
             Costs.load(path)
-    archive.write(path, {"format": "dpdiff-costs", "version": 99}, {})
+    formats.write_arrays(path, {"format": "dpdiff-costs", "version": 99}, {})
     with pytest.raises(InputError, match="version 99"):
         Costs.load(path)
     np.save(tmp_path / "c.npy", np.zeros(3))
@@ -208,8 +207,8 @@ def test_costs_of_an_impossible_grid_are_refused(toy, tmp_path, name, forged):
     grid = NoiseSchedule.from_sigmas(np.geomspace(0.1, 10, 20))
     images, path = np.zeros((3, 1, 4, 4), dtype=int), tmp_path / "c.npz"
     measure(replace(toy, noise=grid), images, per_step=3, progress=False).save(path)
-    about, arrays = archive.read(path, FORMAT, VERSION)
-    archive.write(path, about, arrays | {name: forged})
+    about, arrays = formats.read_arrays(path, FORMAT, VERSION)
+    formats.write_arrays(path, about, arrays | {name: forged})
     with pytest.raises(InputError, match="holds no costs"):
         Costs.load(path)
 

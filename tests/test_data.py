@@ -15,16 +15,17 @@ from PIL import Image
 import dpdiff
 from dpdiff.cli import main
 from dpdiff.costs.measurement import measure
-from dpdiff.data import check, checks, pictures, training_sets
-from dpdiff.data.lazy import CHUNK, Lazy
+from dpdiff.data import check, pictures, training_sets
+from dpdiff.data.lazy import ROWS_AT_ONCE, Lazy
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.evaluation import evaluate
 from dpdiff.noise import NoiseSchedule
 from dpdiff.noising import prior_costs
 from dpdiff.schedule import Schedule
-from dpdiff.training import trainer as training
+from dpdiff.training import recipes
 from dpdiff.training.recipes import RECIPES, build_network
+from dpdiff.training.trainer import Trainer
 
 
 def pixels(*shape, seed=0):
@@ -339,13 +340,13 @@ def test_the_prior_of_a_large_set_takes_a_few_images_spread_over_it():
 
 
 def test_many_rows_are_read_in_pieces(tmp_path):
-    images = pixels(2 * CHUNK + 5, 2, 2)
+    images = pixels(2 * ROWS_AT_ONCE + 5, 2, 2)
     np.savez(tmp_path / "a.npz", images=images)
     np.testing.assert_array_equal(dpdiff.images(tmp_path / "a.npz")[:], images[:, None])
 
 
 def test_a_progress_bar_comes_if_it_takes_long(folder_of_twelve, tmp_path, capsys, monkeypatch):
-    np.savez_compressed(tmp_path / "a.npz", images=pixels(2 * CHUNK, 2, 2))
+    np.savez_compressed(tmp_path / "a.npz", images=pixels(2 * ROWS_AT_ONCE, 2, 2))
 
     def read(progress):
         dpdiff.images(tmp_path / "a.npz", progress=progress)[:]
@@ -353,7 +354,7 @@ def test_a_progress_bar_comes_if_it_takes_long(folder_of_twelve, tmp_path, capsy
         return capsys.readouterr().err
 
     assert read(progress=True) == ""
-    monkeypatch.setattr("dpdiff.data.reading.PATIENCE", 0)
+    monkeypatch.setattr("dpdiff.data.lazy.PATIENCE", 0)
     assert read(progress=False) == ""
     shown = read(progress=True)
     for title in ("unpack a.npz", "read images", "list twelve", "look at sizes"):
@@ -364,9 +365,9 @@ def test_a_batch_is_not_unpacked_before_it_is_needed(tmp_path, monkeypatch):
     for number in range(1, 11):
         data = np.full((2, 12), number, np.uint8)
         np.savez_compressed(tmp_path / f"train_data_batch_{number}.npz", data=data)
-    from dpdiff.data import arrays
+    from dpdiff.data import arrays, lazy
 
-    unpacked, unpack = [], arrays.unpacked
+    unpacked, unpack = [], lazy.unpacked
     monkeypatch.setattr(
         arrays,
         "unpacked",
@@ -403,7 +404,7 @@ def test_files_of_floats_are_recognised(tmp_path, begin, ending, capsys):
     levels[0] = 0, 0, 0, 0, 255, 255, 255, 255
     floats = (levels / 255 * (1 - begin) + begin).astype(np.float32)
     (np.save if ending == "npy" else np.savez)(path, floats)
-    checks.say_once.cache_clear()
+    levels.say_once.cache_clear()
     images = check(dpdiff.images(path, shape=(1, 8, 8)), (1, 8, 8), 256)
     assert images.dtype == np.uint8
     np.testing.assert_array_equal(images[:, 0], levels)
@@ -411,7 +412,7 @@ def test_files_of_floats_are_recognised(tmp_path, begin, ending, capsys):
     recipe = replace(
         RECIPES["fashion-short"], shape=(1, 8, 8), channels=(16, 16), attention=(False,) * 2
     )
-    trainer = training.Trainer(recipe, tmp_path / "run", path)
+    trainer = Trainer(recipe, tmp_path / "run", path)
     assert {int(x) for x in trainer.images.unique()} <= set(levels.ravel().tolist())
     assert trainer.images.max() == 255
 
@@ -632,8 +633,8 @@ def test_training_reads_images_of_ones_own(tmp_path, monkeypatch):
         batch=4,
         validate_every=1,
     )
-    monkeypatch.setitem(training.RECIPES, "fashion-short", tiny)
-    trainer = training.Trainer(tiny, tmp_path / "run", source)
+    monkeypatch.setitem(recipes.RECIPES, "fashion-short", tiny)
+    trainer = Trainer(tiny, tmp_path / "run", source)
     assert (trainer.images.dtype, trainer.images.shape) == (torch.uint8, (18, 1, 8, 8))
     assert (trainer.validation.dtype, len(trainer.validation)) == (torch.float32, 2)
     wanted = trainer.images.double() * (2 / 255) - 1

@@ -9,8 +9,7 @@ import pytest
 
 import dpdiff
 from dpdiff import models
-from dpdiff.costs.design import dense
-from dpdiff.costs.job import Job
+from dpdiff.costs.measurement import Job, every_timestep
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "digits.json"
 BUDGETS = ("8", "16", "32", "64", "128", "256")
@@ -49,7 +48,7 @@ def test_shipped_costs_are_those_of_the_shipped_model(denoiser, costs):
     assert (about["images"], about["data"], about["split"]) == (len(images), "digits", "validation")
     for t in (1, 40, 1500, 4000):
         job = Job(denoiser, images, about["seed"], batch_size=128)
-        stage = dense(4000, len(images), about["per_step"], about["seed"])
+        stage = every_timestep(4000, len(images), about["per_step"], about["seed"])
         ((_, again),) = job.measured(stage, [np.array([t])])
         for name, values in again.items():
             np.testing.assert_allclose(

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpdiff.errors import InputError
-from dpdiff.solvers import protocols, reference
+from dpdiff.solvers import jump_costs, recursion
 from dpdiff.solvers.plan import solve
 from dpdiff.solvers.sweep import MARGIN, WIDEST, Sweep, last_jump
 
@@ -88,8 +88,8 @@ def random_costs(T, seed=0, holes=0.3):
 def test_sweep_equals_reference_bit_by_bit(T, share):
     costs = random_costs(T, seed=T)
     steps = max(1, round(share * T))
-    best, _ = reference.reference(costs, steps)
-    table = Sweep(protocols.Table(costs).rows, T, steps)
+    best, _ = recursion.reference(costs, steps)
+    table = Sweep(jump_costs.Table(costs).rows, T, steps)
     np.testing.assert_array_equal(table.forward(), best)
     np.testing.assert_array_equal(table.totals, best[:, T])
 
@@ -97,9 +97,9 @@ def test_sweep_equals_reference_bit_by_bit(T, share):
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
 def test_sweep_does_not_depend_on_the_number_of_threads(monkeypatch, threads):
     costs = random_costs(300, holes=0)
-    best, _ = reference.reference(costs, 200)
+    best, _ = recursion.reference(costs, 200)
     monkeypatch.setattr("numba.config.NUMBA_NUM_THREADS", threads)
-    table = Sweep(protocols.Table(costs).rows, 300, 200)
+    table = Sweep(jump_costs.Table(costs).rows, 300, 200)
     assert table.strips.shape[0] == -(-200 // min(WIDEST, max(32, -(-200 // threads))))
     np.testing.assert_array_equal(table.forward(), best)
 
@@ -107,7 +107,7 @@ def test_sweep_does_not_depend_on_the_number_of_threads(monkeypatch, threads):
 def test_reference_origins_are_the_largest_argmin():
     costs = np.round(random_costs(40, holes=0) * 3)
     costs[np.triu_indices(41)] = np.inf
-    best, origin = reference.reference(costs, 40)
+    best, origin = recursion.reference(costs, 40)
     for k in range(1, 41):
         for t in range(k, 41):
             bids = best[k - 1, :t] + costs[t, :t]
@@ -118,7 +118,7 @@ def test_reference_origins_are_the_largest_argmin():
 def test_sweep_asks_for_each_row_once(method):
     costs = random_costs(200)
 
-    class Counted(protocols.Table):
+    class Counted(jump_costs.Table):
         asked: list = []  # noqa: RUF012
 
         def rows(self, start, stop):
@@ -189,7 +189,7 @@ def test_the_papers_second_algorithm_as_printed_returns_no_path():
     # It starts at t = K; C[k, T] is reached from t = T only.
     T, steps = 1000, 8
     t, s = np.ogrid[: T + 1, : T + 1]
-    _, origin = reference.reference(np.where(s < t, (t - s) ** 2.0, np.inf), steps)
+    _, origin = recursion.reference(np.where(s < t, (t - s) ** 2.0, np.inf), steps)
     node, printed = steps, []
     for k in reversed(range(steps)):
         printed.append(int(node))
@@ -200,4 +200,4 @@ def test_the_papers_second_algorithm_as_printed_returns_no_path():
 def test_rows_lie_apart_as_the_tiles_need():
     assert MARGIN * 8 % 64 == 0
     assert (MARGIN + WIDEST) * 4 % 4096 != 0
-    assert reference.BLOCK % 4 == 0
+    assert recursion.BLOCK % 4 == 0

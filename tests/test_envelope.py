@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpdiff.errors import InputError
-from dpdiff.solvers import reference
+from dpdiff.solvers import recursion
 from dpdiff.solvers.envelope import Envelope, envelope_rows, falling
+from dpdiff.solvers.jump_costs import Lines
 from dpdiff.solvers.plan import solve
-from dpdiff.solvers.protocols import Lines
 
 
 def lines_of(*arrays):
@@ -127,6 +127,6 @@ def test_lengths_must_agree():
 
 def test_one_row_equals_the_recursion():
     costs = synthetic_lines(60, "weighted", 0.4)
-    best, _ = reference.reference(costs.rows(0, 61), 5)
+    best, _ = recursion.reference(costs.rows(0, 61), 5)
     rows = list(envelope_rows(falling(costs.lines()), 3, 6, best[3]))
     np.testing.assert_allclose(rows, best[3:6], rtol=1e-13)

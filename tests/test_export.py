@@ -15,8 +15,8 @@ from diffusers import DDPMPipeline
 import dpdiff
 from dpdiff import InputError, Schedule, models
 from dpdiff.cli import main
-from dpdiff.integrations.diffusers import AncestralScheduler
-from dpdiff.integrations.snippets import FORMATS, snippet
+from dpdiff.diffusers.schedulers import AncestralScheduler
+from dpdiff.export import FORMATS, snippet
 
 STEPS = 5
 QUADRATIC = Schedule.quadratic(4000, STEPS)

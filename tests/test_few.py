@@ -9,22 +9,23 @@ import pytest
 import torch
 
 import dpdiff
-from dpdiff.costs import design, law
+from dpdiff import strides
+from dpdiff.costs import measurement
+from dpdiff.costs.bootstrap import bootstrap, uncertainty
 from dpdiff.costs.costs import Costs
-from dpdiff.costs.draws import draws
-from dpdiff.costs.fit import Sample
 from dpdiff.costs.measurement import measure
-from dpdiff.costs.uncertainty import uncertainty
+from dpdiff.costs.smoothing import Sample
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
 from dpdiff.solvers.plan import solve
+from tests import asymptotics
 
 T, D = 300, 3
 NOISE = NoiseSchedule.linear(T)
 SPREAD = np.array([0.8, 0.5, 0.2])
 MEANS = np.array([-0.6, 0.6])  # of the mixture, which has a width of 0.1
-KNOTS = design.spread(NOISE, 49)
+KNOTS = strides.spread(NOISE, 49)
 
 
 def mixture_network(x, index):
@@ -104,17 +105,17 @@ def test_the_truth_is_what_many_images_approach():
 
 
 def test_design():
-    stage = design.few(NoiseSchedule.cosine(4000), 5000, 4000, seed=0)
+    stage = measurement.few_timesteps(NoiseSchedule.cosine(4000), 5000, 4000, seed=0)
     assert 0.95 * 4000 < stage.calls <= 4000
     assert (stage.timesteps[[0, -1]] == [1, 4000]).all()
     assert (stage.rows(1) == stage.rows(4000)).all()
     assert len(set(stage.rows(1))) == stage.images
-    again = design.next_round(stage, stage.images, 5000, seed=0)
+    again = measurement.next_round(stage, stage.images, 5000, seed=0)
     assert again.images == stage.images
     assert not set(again.rows(1)) & set(stage.rows(1))
-    assert design.few(NoiseSchedule.cosine(40), 9, 400, seed=0) is None
+    assert measurement.few_timesteps(NoiseSchedule.cosine(40), 9, 400, seed=0) is None
     with pytest.raises(InputError, match="at least 50 calls"):
-        design.few(NOISE, 9, 49, seed=0)
+        measurement.few_timesteps(NOISE, 9, 49, seed=0)
 
 
 def test_it_is_unbiased_within_its_error(repeated):
@@ -123,7 +124,7 @@ def test_it_is_unbiased_within_its_error(repeated):
     drawn = np.log([costs.mse[some] for costs in runs])
     error = drawn.std(0, ddof=1) / np.sqrt(len(runs))
     assert (np.abs(drawn.mean(0) - np.log(truth.mse[some])) < 4 * error + 0.02).all()
-    stated = [np.var([np.log(d.mse[some]) for d in draws(c, 20, only=some)], 0) for c in runs]
+    stated = [np.var([np.log(d.mse[some]) for d in bootstrap(c, 20, only=some)], 0) for c in runs]
     ratio = np.sqrt(np.mean(stated, 0)) / drawn.std(0, ddof=1)
     assert ratio.min() > 0.6  # twenty repetitions tell a spread to a sixth
     assert 0.75 < ratio.mean() < 1.5
@@ -220,8 +221,8 @@ def test_the_law_of_many_steps(name, rule):
     """Also where fashion's excess stops falling: its grid has no more steps to give."""
     costs = dpdiff.load_costs(name).smoothed().with_variance(rule)
     budgets = np.array([32, 64, 128, 256])
-    exact, (limit, c) = solve(costs, 256).values[budgets], law._constants(costs)
-    foreseen = law.totals(costs, budgets)
+    exact, (limit, c) = solve(costs, 256).values[budgets], asymptotics._constants(costs)
+    foreseen = asymptotics.totals(costs, budgets)
     off = (foreseen - limit) / (exact - limit) - 1
     if name == "fashion" and rule in ("small", "optimal"):
         assert -0.07 < off[0] < -0.05  # 32 steps are too few: jumps are not short there
@@ -232,7 +233,7 @@ def test_the_law_of_many_steps(name, rule):
     elif rule in ("small", "optimal"):
         assert (exact - limit)[-1] * 256 > 1.3 * c
     with pytest.raises(InputError, match="2…4000 steps"):
-        law.totals(costs, [1])
+        asymptotics.totals(costs, [1])
 
 
 def test_densities_are_shared_out_as_a_search_finds():
@@ -246,8 +247,8 @@ def test_densities_are_shared_out_as_a_search_finds():
             )
         density = np.minimum(1, roots / low)
         wanted = (roots**2 / density).sum() / 4
-        assert law._least_waste(roots, jumps) == pytest.approx(wanted, rel=1e-6)
-    assert law._least_waste(roots, 31) == np.inf
+        assert asymptotics._least_waste(roots, jumps) == pytest.approx(wanted, rel=1e-6)
+    assert asymptotics._least_waste(roots, 31) == np.inf
 
 
 def test_a_rough_network_is_never_worse_than_even(capsys):

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 import dpdiff
 from dpdiff.costs.costs import Costs
 from dpdiff.errors import InputError
-from dpdiff.models.flags import Flags
-from dpdiff.runtime import documents, files, seal
+from dpdiff.models.improved_diffusion import Flags
+from dpdiff.runtime import files, formats
 from dpdiff.schedule import Schedule
 
 FEW = {"model folder", "model folder of others"}  # a network is built for each
@@ -79,7 +79,7 @@ json_values = st.recursive(
 def test_json_of_any_shape_is_read_or_refused(tmp_path, document):
     path = tmp_path / "any.json"
     path.write_text(json.dumps(document))
-    for read in (Schedule.load, Flags.read, documents.read):
+    for read in (Schedule.load, Flags.read, formats.read_json):
         try:
             read(path)
         except InputError:
@@ -91,11 +91,11 @@ def test_deep_json_and_halves_of_characters_are_refused(tmp_path):
     for text in ("[" * 100_000, '{"a":' * 100_000, '{"a":' + "[" * 200 + "]" * 200 + "}"):
         path.write_text(text)
         with pytest.raises(InputError, match="nested too deeply"):
-            documents.read(path)
+            formats.read_json(path)
     for text in ('{"a": "\\ud800"}', '{"a": 1, "a": 1}', '{"a": NaN}', '{"a": 1e999}', "{"):
         path.write_text(text)
         with pytest.raises(InputError, match="cannot read"):
-            documents.read(path)
+            formats.read_json(path)
 
 
 def test_bombs_are_refused_in_little_memory(tmp_path):
@@ -104,7 +104,7 @@ def test_bombs_are_refused_in_little_memory(tmp_path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bomb, bomb.open("mse.npy", "w") as m:
         for _ in range(40):
             m.write(bytes(10**7))
-    path.write_bytes(seal.sealed(path.read_bytes()))
+    path.write_bytes(formats.with_checksum(path.read_bytes()))
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(
         fuzzing.gzip.compress(bytes((0, 0, 8, 3, 127, 255, 255, 255, 0, 0, 0, 28, 0, 0, 0, 28)))
     )

@@ -15,8 +15,7 @@ import dpdiff
 from dpdiff.cli import main
 from dpdiff.errors import InputError
 from dpdiff.models import load, save
-from dpdiff.models.flags import PRESETS, Flags
-from dpdiff.models.improved_diffusion import ImprovedUNet, convert
+from dpdiff.models.improved_diffusion import PRESETS, Flags, ImprovedUNet, convert
 from dpdiff.schedule import Schedule
 
 CHECKPOINT = DATA / "iddpm_tiny_fp16.pt"

@@ -17,7 +17,7 @@ from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.evaluation import evaluate
 from dpdiff.noise import NoiseSchedule
-from dpdiff.runtime import archive
+from dpdiff.runtime import formats
 from dpdiff.schedule import Schedule
 
 NOISE = NoiseSchedule.cosine(20)
@@ -174,6 +174,6 @@ def test_unknown_options_exit_with_two(capsys):
 
 
 def test_costs_of_another_version_are_refused(costs_file):
-    archive.write(costs_file, {"format": "dpdiff-costs", "version": 3}, {})
+    formats.write_arrays(costs_file, {"format": "dpdiff-costs", "version": 3}, {})
     with pytest.raises(InputError, match="version 3"):
         Costs.load(costs_file)

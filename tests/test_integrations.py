@@ -11,7 +11,7 @@ from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler
 
 import dpdiff
 from dpdiff import InputError, Schedule, models
-from dpdiff.integrations.diffusers import AncestralScheduler, UnevenDDIMScheduler
+from dpdiff.diffusers.schedulers import AncestralScheduler, UnevenDDIMScheduler
 from dpdiff.noise import NoiseSchedule
 from dpdiff.runtime import random_streams
 from dpdiff.sampling import ancestral, ddim
@@ -60,7 +60,7 @@ def same_noise(monkeypatch):
 
         for module in ("pipelines.ddpm.pipeline_ddpm", "pipelines.ddim.pipeline_ddim"):
             monkeypatch.setattr(f"diffusers.{module}.randn_tensor", drawn)
-        monkeypatch.setattr("dpdiff.integrations.scheduler.randn_tensor", drawn)
+        monkeypatch.setattr("dpdiff.diffusers.schedulers.randn_tensor", drawn)
         return left
 
     return feed
@@ -109,9 +109,7 @@ def test_every_parameterisation_steps_alike(toy, costs, monkeypatch, predicts, c
     )
     for t, s in UNEVEN.jumps:
         noise = torch.from_numpy(random_streams.gaussian(1, t, range(N), ours.shape)).double()
-        monkeypatch.setattr(
-            "dpdiff.integrations.scheduler.randn_tensor", lambda *_, n=noise, **__: n
-        )
+        monkeypatch.setattr("dpdiff.diffusers.schedulers.randn_tensor", lambda *_, n=noise, **__: n)
         output = ours.network(x.float(), torch.full((N,), t - 1)).double()
         step = drawing.step(output, torch.tensor(t - 1), x)
         torch.testing.assert_close(step.prev_sample, ancestral(ours, ours(x, t), x, t, s, noise))
@@ -207,7 +205,7 @@ def test_steps_outside_the_schedule_are_refused(toy):
         ddim.step(output, 3999, x, eta=1.5)
 
 
-@pytest.mark.parametrize("module", ["dpdiff", "dpdiff.cli", "dpdiff.integrations.snippets"])
+@pytest.mark.parametrize("module", ["dpdiff", "dpdiff.cli", "dpdiff.export"])
 def test_importing_loads_nothing_heavy(module):
     heavy = "{'torch', 'diffusers', 'numba', 'sklearn', 'matplotlib', 'scipy'}"
     code = f"import sys, {module}; print(*({heavy} & set(sys.modules)))"

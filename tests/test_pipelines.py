@@ -22,9 +22,8 @@ from tiny_pipelines import (
 
 import dpdiff
 from dpdiff import InputError, Schedule
-from dpdiff.integrations.diffusers import AncestralScheduler, UnevenDDIMScheduler
-from dpdiff.models.calls import packed, unpacked
-from dpdiff.models.pipelines import KINDS
+from dpdiff.diffusers.pipelines import PIPELINES, packed, unpacked
+from dpdiff.diffusers.schedulers import AncestralScheduler, UnevenDDIMScheduler
 
 GUIDED = ("DiTPipeline", "StableDiffusionPipeline", "StableDiffusionXLPipeline")
 GUIDED += ("StableDiffusion3Pipeline",)
@@ -88,7 +87,7 @@ def test_guidance_is_the_pipelines_own(kind):
     denoiser = dpdiff.load(pipe, **conditions)
     x, t = noise(denoiser), 700
     time_input = denoiser.noise.time_inputs[t - 1].item()
-    network = getattr(pipe, KINDS[kind].part)
+    network = getattr(pipe, PIPELINES[kind].part)
     c, u = (asked(kind, network, x, time_input, conditions, which) for which in ("", "negative_"))
     ours, v = denoiser.network_output(x, np.full(2, t))
     assert (c - u).abs().max() > 1e-4
@@ -255,7 +254,7 @@ def test_an_unconditional_latent_pipeline_runs_our_schedule(sampler, monkeypatch
     pipe = pipeline("LDMPipeline")
     denoiser = dpdiff.load(pipe)
     drawn = [noise(denoiser) + i for i in range(3)]
-    source = "dpdiff.integrations.scheduler.randn_tensor"
+    source = "dpdiff.diffusers.schedulers.randn_tensor"
     monkeypatch.setattr(source, lambda *_, left=drawn[1:], **__: left.pop(0))
     pipe.scheduler = sampler.from_config(pipe.scheduler, schedule=UNEVEN)
     images = pipe(2, torch.manual_seed(0), num_inference_steps=3, output_type="np").images
@@ -301,7 +300,7 @@ def test_prompts_are_encoded_by_the_pipeline(kind, monkeypatch):
     pytest.importorskip("transformers")
     pipe, conditions = pipeline(kind), CONDITIONS[kind]
     call = inspect.signature(type(pipe).__call__).parameters
-    assert KINDS[kind].scale == call["guidance_scale"].default
+    assert PIPELINES[kind].scale == call["guidance_scale"].default
     wanted, asked = inspect.signature(type(pipe).encode_prompt), []
     names = ["prompt_embeds", "negative_prompt_embeds", *POOLED]
     if kind == "FluxPipeline":

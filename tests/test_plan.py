@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 import dpdiff
 from dpdiff.errors import InputError
 from dpdiff.schedule import Schedule
-from dpdiff.solvers.constraints import Constrained
+from dpdiff.solvers.jump_costs import Constrained, Unit
 from dpdiff.solvers.plan import solve
-from dpdiff.solvers.protocols import Unit
 
 SQUARES = np.subtract.outer(np.arange(7), np.arange(7)) ** 2.0
 

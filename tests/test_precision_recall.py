@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dpdiff.errors import InputError
-from dpdiff.quality import Estimate, precision_recall
+from dpdiff.quality import Distance, precision_recall
 
 RNG = np.random.default_rng(3)
 
@@ -76,7 +76,7 @@ def test_sets_that_are_equal_or_apart():
     a = RNG.normal(size=(30, 2))
     assert precision_recall(a, a) == ((1, 0), (1, 0))
     assert precision_recall(a, a + 100) == ((0, 0), (0, 0))
-    assert isinstance(precision_recall(a, a).recall, Estimate)
+    assert isinstance(precision_recall(a, a).recall, Distance)
 
 
 def test_bad_features_are_refused():

@@ -14,7 +14,7 @@ from dpdiff.costs.costs import Costs
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
-from dpdiff.readings import READINGS, reading_named
+from dpdiff.parameterization import PARAMETERIZATIONS, parameterization_named
 from dpdiff.sampling import sample
 from dpdiff.schedule import Schedule
 from dpdiff.solvers.plan import solve
@@ -67,7 +67,7 @@ def posterior_mean(kind, x, sigma):
 def exact(name, kind="gaussian", variance="small"):
     """A denoiser that knows the data, its output written as the family's networks write it."""
     noise, predicts = FAMILIES[name]
-    reading, c = reading_named(predicts, 0.5), noise.data_scale
+    reading, c = parameterization_named(predicts, 0.5), noise.data_scale
 
     def network(x, index):
         f, g = (torch.tensor(v[index.numpy() + 1])[:, None] for v in (noise.f / c, noise.g))
@@ -110,7 +110,7 @@ def test_bounds_and_schedules_do_not_depend_on_the_coordinates(name, kind):
         assert bounds[0] == pytest.approx(bounds[1], rel=0, abs=1e-6)
 
 
-@pytest.mark.parametrize("predicts", READINGS)
+@pytest.mark.parametrize("predicts", PARAMETERIZATIONS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_target_of_known_data_is_read_as_these_data(family, predicts):
     if predicts == "v" and not FAMILIES[family][0].preserves_variance:
@@ -238,10 +238,10 @@ def test_one_network_measured_in_three_coordinates():
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", READINGS)
+@pytest.mark.parametrize("name", PARAMETERIZATIONS)
 def test_a_perfect_output_gives_the_data_back(name):
     f, g = (0.6, 0.8) if name == "v" else (0.7, 1.9)
-    reading = reading_named(name, 0.4)
+    reading = parameterization_named(name, 0.4)
     y, eps = torch.linspace(-1, 1, 5).double(), torch.linspace(2, -1, 5).double()
     f, g = (torch.tensor(c, dtype=torch.float64) for c in (f, g))
     back = reading.data(f, g, f * y + g * eps, reading.target(f, g, y, eps))

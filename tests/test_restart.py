@@ -13,10 +13,11 @@ import restarting
 from restarting import IMAGES, SlowNetwork, T, command, toy
 
 import dpdiff
-from dpdiff.costs.measurement import measure
+from dpdiff.costs.measurement import Job, every_timestep, measure
 from dpdiff.errors import InputError
-from dpdiff.runtime import archive, checkpoints
-from dpdiff.runtime.checkpoints import blocks, cut, locked
+from dpdiff.runtime import checkpoints, formats
+from dpdiff.runtime.batches import cut
+from dpdiff.runtime.checkpoints import locked
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["restarting"])
@@ -218,12 +219,15 @@ def test_without_a_folder_the_result_is_the_same(undisturbed, tmp_path):
 
 @pytest.mark.parametrize(("T", "unit"), [(1, 1), (10, 3), (500, 1), (501, 1), (4000, 2), (4000, 7)])
 def test_blocks_are_whole_units(T, unit):
-    grid = blocks(T, unit)
+    grid, whole = (
+        Job(None, None, 0, size).blocks(every_timestep(T, count=1, per_step=1, seed=0))
+        for size in (unit, T)
+    )
     assert [t for block in grid for t in block] == list(range(1, T + 1))
     assert len(grid) <= 500
     assert all(len(block) % unit == 0 for block in grid[:-1])
     assert [u.tolist() for block in grid for u in cut(block, unit)] == [
-        u.tolist() for u in cut(blocks(T, T)[0], unit)
+        u.tolist() for u in cut(whole[0], unit)
     ]
 
 
@@ -254,9 +258,9 @@ def test_a_finished_file_is_found_and_what_was_left_is_cleared(tmp_path, undistu
 )
 def test_forged_blocks_are_refused(interrupted, capsys, change, message):
     part = sorted(interrupted.with_name("costs.npz.parts").glob("*.part"))[0]
-    about, arrays = archive.read(part, checkpoints.FORMAT, checkpoints.VERSION)
+    about, arrays = formats.read_arrays(part, checkpoints.FORMAT, checkpoints.VERSION)
     if not change:
         arrays["mse"] = arrays["mse"][:0]
-    archive.write(part, about | change, arrays)
+    formats.write_arrays(part, about | change, arrays)
     assert command(interrupted) == 2
     assert message in capsys.readouterr().err

@@ -11,14 +11,12 @@ from diffusers import DDPMPipeline
 from tiny_pipelines import CONDITIONS, pipeline, unet2d
 
 import dpdiff
-from dpdiff import Denoiser, InputError, NoiseSchedule, Schedule
-from dpdiff.integrations import takers
-from dpdiff.integrations.diffusers import AncestralScheduler, UnevenDDIMScheduler
-from dpdiff.integrations.snippets import snippet
-from dpdiff.models.folders import read_scheduler
-from dpdiff.noise import configs
+from dpdiff import Denoiser, InputError, NoiseSchedule, Schedule, scheduler_table
+from dpdiff.diffusers.configs import read_scheduler
+from dpdiff.diffusers.schedulers import AncestralScheduler, UnevenDDIMScheduler
+from dpdiff.export import snippet
 
-KNOWN = [name for names in configs.FAMILIES.values() for name in names]
+KNOWN = [name for names in scheduler_table.FAMILIES.values() for name in names]
 # What stands for a class whose own requirements are missing has "_backends".
 INSTALLED = [name for name in KNOWN if not hasattr(getattr(diffusers, name), "_backends")]
 NODES = [0, 60, 220, 500]
@@ -38,23 +36,25 @@ def given(name):
 
 
 def test_the_table_names_every_scheduler_once_and_tells_what_it_takes():
-    takes = {*takers.TIMESTEPS, *takers.SIGMAS}
-    assert takes.isdisjoint(takers.NEITHER)
-    assert takes | set(takers.NEITHER) == {short(name) for name in KNOWN}
+    takes = {*scheduler_table.TAKE_TIMESTEPS, *scheduler_table.TAKE_SIGMAS}
+    assert takes.isdisjoint(scheduler_table.TAKE_NEITHER)
+    assert takes | set(scheduler_table.TAKE_NEITHER) == {short(name) for name in KNOWN}
     for name in INSTALLED:
-        assert ("timesteps" in given(name)) == (short(name) in takers.TIMESTEPS), name
-        assert ("sigmas" in given(name)) == (short(name) in takers.SIGMAS), name
+        assert ("timesteps" in given(name)) == (short(name) in scheduler_table.TAKE_TIMESTEPS), name
+        assert ("sigmas" in given(name)) == (short(name) in scheduler_table.TAKE_SIGMAS), name
 
 
 def test_the_readme_has_the_table():
     readme = (Path(__file__).parent.parent / "README.md").read_text()
-    sigmas = ", ".join(f"{name} ({what})" for name, what in takers.SIGMAS.items())
-    rows = {"`timesteps=`": ", ".join(takers.TIMESTEPS), "`sigmas=`": sigmas}
-    for what, names in (rows | {"neither: use ours": ", ".join(takers.NEITHER)}).items():
+    sigmas = ", ".join(f"{name} ({what})" for name, what in scheduler_table.TAKE_SIGMAS.items())
+    rows = {"`timesteps=`": ", ".join(scheduler_table.TAKE_TIMESTEPS), "`sigmas=`": sigmas}
+    for what, names in (
+        rows | {"neither: use ours": ", ".join(scheduler_table.TAKE_NEITHER)}
+    ).items():
         assert f"| {what} | {names} |" in readme
 
 
-@pytest.mark.parametrize("name", takers.TIMESTEPS)
+@pytest.mark.parametrize("name", scheduler_table.TAKE_TIMESTEPS)
 def test_timesteps_are_taken_as_they_are(name):
     scheduler = getattr(diffusers, name + "Scheduler")()
     noise = NoiseSchedule.from_diffusers(scheduler)
@@ -68,7 +68,7 @@ def test_timesteps_are_taken_as_they_are(name):
         np.testing.assert_allclose(sigmas, [*noise.sigmas[nodes[:-1]], 0], rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", takers.SIGMAS)
+@pytest.mark.parametrize("name", scheduler_table.TAKE_SIGMAS)
 def test_sigmas_are_taken_as_the_table_says(name):
     settings = {"use_flow_sigmas": True} if name == "UniPCMultistep" else {}
     scheduler = getattr(diffusers, name + "Scheduler")(**settings)
@@ -98,7 +98,7 @@ def test_a_flow_scheduler_shifts_the_sigmas_it_is_given():
 def source(name):
     """A scheduler that is known, with settings that matter."""
     settings = {"edm": {"sigma_max": 20.0}, "flow": {"shift": 3.0}, "score": {"sigma_max": 9.0}}
-    family = configs.family({"_class_name": name})
+    family = scheduler_table.family_of({"_class_name": name})
     return getattr(diffusers, name)(**settings.get(family, {"beta_schedule": "squaredcos_cap_v2"}))
 
 
@@ -168,7 +168,7 @@ def test_a_pipelines_loop_is_sample(predicts, sampler, monkeypatch, tmp_path):
     left = [
         torch.from_numpy(gaussian(0, t, range(2), (1, 4, 4))) for t in schedule.timesteps[:0:-1]
     ]
-    monkeypatch.setattr("dpdiff.integrations.scheduler.randn_tensor", lambda *_, **__: left.pop(0))
+    monkeypatch.setattr("dpdiff.diffusers.schedulers.randn_tensor", lambda *_, **__: left.pop(0))
     with torch.inference_mode():
         x = left.pop(0) * scheduler.init_noise_sigma
         for t in scheduler.timesteps:
@@ -286,7 +286,7 @@ def test_euler_runs_the_exported_sigmas_as_ddim(prediction):
 @pytest.mark.parametrize("kind", ["StableDiffusion3Pipeline", "FluxPipeline"])
 def test_flow_pipelines_take_the_exported_sigmas(kind):
     pytest.importorskip("transformers")
-    from dpdiff.models.calls import packed, unpacked
+    from dpdiff.diffusers.pipelines import packed, unpacked
 
     pipe, conditions = pipeline(kind), CONDITIONS[kind]
     names, x, expected = exported(pipe, FEW, **conditions)

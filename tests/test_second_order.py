@@ -15,11 +15,10 @@ from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
 from dpdiff.solvers.plan import solve
-from dpdiff.trajectory.bands import Bands
-from dpdiff.trajectory.gram import jump_table
-from dpdiff.trajectory.nodes import node_grid
+from dpdiff.strides import node_grid
+from dpdiff.trajectory.flow_costs import Bands, jump_table
+from dpdiff.trajectory.run import predictions, start, states
 from dpdiff.trajectory.second_order import SecondOrderPlan, Triples, second_order
-from dpdiff.trajectory.teacher import predictions, start, states
 
 N = 12
 

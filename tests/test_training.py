@@ -18,18 +18,19 @@ from dpdiff.denoiser import Denoiser
 from dpdiff.elbo import jump_cost
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
-from dpdiff.runtime import tensors
-from dpdiff.training import trainer as training
+from dpdiff.runtime import formats
+from dpdiff.training import recipes, trainer
+from dpdiff.training.trainer import Trainer
 
 TINY = replace(
-    training.RECIPES["digits"], channels=(16, 16), steps=6, batch=8, validate_every=2, warmup=2
+    recipes.RECIPES["digits"], channels=(16, 16), steps=6, batch=8, validate_every=2, warmup=2
 )
 
 
 def test_a_run_that_was_cut_off_ends_with_the_same_weights(tmp_path, monkeypatch):
-    whole = training.Trainer(TINY, tmp_path / "whole").run(progress=False)
+    whole = Trainer(TINY, tmp_path / "whole").run(progress=False)
 
-    cut = training.Trainer(TINY, tmp_path / "cut")
+    cut = Trainer(TINY, tmp_path / "cut")
     update = cut._update
 
     def killed():
@@ -40,7 +41,7 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(tmp_path, monkeypatch
     monkeypatch.setattr(cut, "_update", killed)
     with pytest.raises(KeyboardInterrupt):
         cut.run(progress=False)
-    resumed = training.Trainer(TINY, tmp_path / "cut")
+    resumed = Trainer(TINY, tmp_path / "cut")
     assert resumed.step == 2  # the last checkpoint
     again = resumed.run(progress=False)
     for one, other in zip(whole.network.parameters(), again.network.parameters(), strict=True):
@@ -49,8 +50,8 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(tmp_path, monkeypatch
 
 def test_a_run_in_bf16_goes_on_in_bf16_alone(tmp_path):
     """It learns about the same, and a run is never finished in another precision."""
-    plain = training.Trainer(TINY, tmp_path / "plain")
-    trainer = training.Trainer(TINY, tmp_path / "bf16", precision="bf16")
+    plain = Trainer(TINY, tmp_path / "plain")
+    trainer = Trainer(TINY, tmp_path / "bf16", precision="bf16")
     losses = np.array([(plain._update(), trainer._update()) for _ in range(4)])
     assert (losses[:, 0] != losses[:, 1]).all()
     np.testing.assert_allclose(losses[:, 0], losses[:, 1], rtol=0.02)
@@ -58,25 +59,25 @@ def test_a_run_in_bf16_goes_on_in_bf16_alone(tmp_path):
         assert weight.dtype == torch.float32
     trainer._checkpoint()
     with pytest.raises(InputError, match="another precision"):
-        training.Trainer(TINY, tmp_path / "bf16")
-    assert training.Trainer(TINY, tmp_path / "bf16", precision="bf16").step == 4
+        Trainer(TINY, tmp_path / "bf16")
+    assert Trainer(TINY, tmp_path / "bf16", precision="bf16").step == 4
     with pytest.raises(InputError, match="bf16 or float32"):
-        training.train("digits", tmp_path / "fp16", precision="fp16")
+        trainer.train("digits", tmp_path / "fp16", precision="fp16")
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_every_weight_moves_by_the_gradient_of_the_loss(tmp_path, monkeypatch, precision):
     """Against the plain network: a compiler once gave the inner levels gradients of zero."""
     recipe = replace(TINY, dropout=0.0)
-    trainer = training.Trainer(recipe, tmp_path, precision=precision)
-    plain, loss_of = copy.deepcopy(trainer.network), training.losses
+    trainer = Trainer(recipe, tmp_path, precision=precision)
+    plain, loss_of = copy.deepcopy(trainer.network), trainer.losses
 
     def losses(updated, *batch):
         simple, bound = loss_of(trainer._denoiser(plain), *batch)
         (simple.mean() + recipe.vlb_weight * bound.mean()).backward()
         return loss_of(updated, *batch)
 
-    monkeypatch.setattr(training, "losses", losses)
+    monkeypatch.setattr(trainer, "losses", losses)
     trainer._update()
     whole = torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0).clamp(max=1.0)
     tolerance = 1e-6 if precision == "float32" else 0.05
@@ -90,7 +91,7 @@ def test_every_weight_moves_by_the_gradient_of_the_loss(tmp_path, monkeypatch, p
 @pytest.mark.parametrize(("decay", "age"), [(0.9999, 300), (0.99, 99), (0.9, 9)])
 def test_the_average_is_a_mean_that_forgets(decay, age):
     """Of weights that are their own number: the mean age is n/10 or decay/(1 - decay)."""
-    mean, average, updates = torch.ones(1, dtype=torch.float64), training.forgetting(decay), 3000
+    mean, average, updates = torch.ones(1, dtype=torch.float64), trainer.forgetting(decay), 3000
     for count in range(2, updates + 1):
         average([mean], [torch.full_like(mean, count)], torch.tensor(count))
     assert updates - mean.item() == pytest.approx(age, rel=0.02)
@@ -98,15 +99,15 @@ def test_the_average_is_a_mean_that_forgets(decay, age):
 
 def test_training_learns_something(tmp_path):
     recipe = replace(TINY, steps=60, batch=32, validate_every=30, ema=0.9)
-    trainer = training.Trainer(recipe, tmp_path)
+    trainer = Trainer(recipe, tmp_path)
     trainer._validate()
     trainer.run(progress=False)
     assert trainer.history[-1][1] < trainer.history[0][1] - 0.5
 
 
 def test_a_further_cycle_begins_with_the_bundled_weights(tmp_path):
-    recipe = replace(training.RECIPES["digits"], steps=1, begins="digits")
-    trainer, bundled = training.Trainer(recipe, tmp_path), models.load("digits").network
+    recipe = replace(recipes.RECIPES["digits"], steps=1, begins="digits")
+    trainer, bundled = Trainer(recipe, tmp_path), models.load("digits").network
     for one, other in zip(trainer.network.parameters(), bundled.parameters(), strict=True):
         assert torch.equal(one, other)
     trainer.run(progress=False)  # judged before the first update, as the bundled model was
@@ -114,7 +115,7 @@ def test_a_further_cycle_begins_with_the_bundled_weights(tmp_path):
     best = min(bits for _, bits in about["validation_bits_per_dim"])
     assert [step for step, _ in trainer.history] == [0, 1]
     assert trainer.history[0][1] == pytest.approx(best, abs=2e-3)  # weights in float16
-    before, longer = (asdict(training.RECIPES[name]) for name in ("fashion-short", "fashion"))
+    before, longer = (asdict(recipes.RECIPES[name]) for name in ("fashion-short", "fashion"))
     assert {name for name in longer if longer[name] != before[name]} == {
         "steps",
         "learning_rate",
@@ -126,7 +127,7 @@ def test_a_further_cycle_begins_with_the_bundled_weights(tmp_path):
 
 
 def test_the_written_model_is_the_trained_one(tmp_path):
-    denoiser = training.Trainer(TINY, tmp_path / "run").run(progress=False)
+    denoiser = Trainer(TINY, tmp_path / "run").run(progress=False)
     models.save(denoiser, tmp_path / "model")
     loaded = models.load(tmp_path / "model")
     assert (loaded.predicts, loaded.variance, loaded.levels) == ("v", "learned_range", 17)
@@ -151,7 +152,7 @@ def test_the_bound_teaches_the_variance_and_the_error_the_mean():
     generator = torch.Generator().manual_seed(0)
     x0 = torch.rand(3, 1, 2, 2, generator=generator) * 2 - 1
     eps = torch.randn(x0.shape, generator=generator)
-    both = training.losses(denoiser, x0, np.array([1, 2, 40]), eps)
+    both = trainer.losses(denoiser, x0, np.array([1, 2, 40]), eps)
     for loss, taught in zip(both, (0, 1), strict=True):
         for part in loss:
             (gradient,) = torch.autograd.grad(part, weights, retain_graph=True)
@@ -174,7 +175,7 @@ def test_losses_are_the_hybrid_of_its_parts():
         denoiser = Denoiser(
             network, noise, predicts=predicts, variance="learned_range", shape=(1, 2, 2)
         )
-        simple, bound = training.losses(denoiser, x0, t, eps)
+        simple, bound = trainer.losses(denoiser, x0, t, eps)
         for i, step in enumerate(t):
             f, g = noise.f[step], noise.g[step]
             x_t = f * x0[i] + g * eps[i]
@@ -187,21 +188,21 @@ def test_losses_are_the_hybrid_of_its_parts():
 
 
 def test_recipes_do_not_mix(tmp_path):
-    training.Trainer(TINY, tmp_path)._checkpoint()
+    Trainer(TINY, tmp_path)._checkpoint()
     with pytest.raises(InputError, match="another recipe"):
-        training.Trainer(replace(TINY, seed=1), tmp_path)
+        Trainer(replace(TINY, seed=1), tmp_path)
     with pytest.raises(InputError, match="no recipe 'cats'"):
-        training.train("cats", tmp_path)
+        trainer.train("cats", tmp_path)
 
 
 def test_a_checkpoint_that_is_damaged_is_refused(tmp_path):
-    training.Trainer(TINY, tmp_path)._checkpoint()
-    path = tmp_path / training.CHECKPOINT
+    Trainer(TINY, tmp_path)._checkpoint()
+    path = tmp_path / trainer.CHECKPOINT
     whole = path.read_bytes()
     for content in (b"", b"garbage", whole[:-1], whole[:5000] + b"!" + whole[5001:]):
         path.write_bytes(content)
         with pytest.raises(InputError, match="damaged"):
-            training.Trainer(TINY, tmp_path)
+            Trainer(TINY, tmp_path)
 
 
 def test_a_killed_run_leaves_a_whole_checkpoint(tmp_path):
@@ -215,19 +216,19 @@ def test_a_killed_run_leaves_a_whole_checkpoint(tmp_path):
         f"training.Trainer(tiny, Path({str(tmp_path)!r})).run(progress=False)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code])
-    checkpoint = tmp_path / training.CHECKPOINT
+    checkpoint = tmp_path / trainer.CHECKPOINT
     deadline = time.monotonic() + 120
     while not checkpoint.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(np.random.default_rng().uniform(0, 0.5))
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert tensors.read_sealed(checkpoint, "cpu")["step"] >= 1
+    assert formats.read_tensors(checkpoint, "cpu")["step"] >= 1
 
 
 def test_the_written_model_says_what_it_was_trained_with(tmp_path, monkeypatch):
-    monkeypatch.setitem(training.RECIPES, "digits", replace(TINY, steps=1))
-    training.train("digits", tmp_path, device=torch.device("cpu"), progress=False)
+    monkeypatch.setitem(recipes.RECIPES, "digits", replace(TINY, steps=1))
+    trainer.train("digits", tmp_path, device=torch.device("cpu"), progress=False)
     about = json.loads((tmp_path / "dpdiff.json").read_text())
     made_with = (about["precision"], about["device"], about["torch"])
     assert made_with == ("float32", "cpu", torch.__version__)

@@ -12,6 +12,7 @@ from test_workers import run, torchrun
 from tqdm import tqdm
 
 import dpdiff
+from benchmarks import rivals
 from dpdiff import strides
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
@@ -19,16 +20,13 @@ from dpdiff.noise import NoiseSchedule
 from dpdiff.runtime.workers import Workers
 from dpdiff.sampling import sample
 from dpdiff.schedule import Schedule
-from dpdiff.solvers.constraints import Constrained
-from dpdiff.solvers.plan import solve
-from dpdiff.trajectory import collection, rivals
-from dpdiff.trajectory.bands import Bands, bands_of
-from dpdiff.trajectory.comparison import Comparison
-from dpdiff.trajectory.gram import gram, jump_table
-from dpdiff.trajectory.moving import nearer
-from dpdiff.trajectory.nodes import chosen_nodes, node_grid
-from dpdiff.trajectory.refinement import best_paths
-from dpdiff.trajectory.teacher import predictions, start, states
+from dpdiff.solvers.jump_costs import Constrained
+from dpdiff.solvers.plan import best_paths, solve
+from dpdiff.strides import chosen_nodes, node_grid
+from dpdiff.trajectory import run as teacher_run
+from dpdiff.trajectory.comparison import Comparison, nearer
+from dpdiff.trajectory.flow_costs import Bands, bands_of, gram, jump_table
+from dpdiff.trajectory.run import predictions, start, states
 
 N = 14
 
@@ -125,7 +123,7 @@ def test_gram_of_chunks_is_the_direct_product(monkeypatch):
     rng = np.random.default_rng(0)
     means = torch.from_numpy(rng.normal(size=(5, 30)).astype(np.float32))
     bands = bands_of(rng.normal(size=(7, 30)), 4)
-    monkeypatch.setattr("dpdiff.trajectory.gram.CHUNK", 7)
+    monkeypatch.setattr("dpdiff.trajectory.flow_costs.DIMENSIONS_AT_ONCE", 7)
     result, exact = gram(means, bands), means.double().numpy()
     np.testing.assert_allclose(result.sum(0), exact @ exact.T, rtol=1e-12, atol=1e-12)
     first = 0
@@ -264,7 +262,7 @@ def same(one, other):
 
 
 def test_it_goes_on_where_it_was_killed(model, paths, tmp_path, monkeypatch):
-    folder, real = tmp_path / "parts", collection.predictions
+    folder, real = tmp_path / "parts", teacher_run.predictions
     calls = []
 
     def dying(*arguments):
@@ -273,7 +271,7 @@ def test_it_goes_on_where_it_was_killed(model, paths, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(collection, "predictions", dying)
+    monkeypatch.setattr(teacher_run, "predictions", dying)
     settings = {"n": 9, "nodes": N, "seed": 3, "batch_size": 4, "progress": False}
     with pytest.raises(KeyboardInterrupt):
         dpdiff.trajectories(model, resume=folder, **settings)
@@ -309,7 +307,7 @@ def test_saved_and_read_again(paths, toy, tmp_path):
 
 
 def test_memory_is_bounded_by_groups(model, paths, monkeypatch):
-    monkeypatch.setattr(collection, "LIMIT", 9 * 16 * 8 * N**2 // 3)
+    monkeypatch.setattr(teacher_run, "LIMIT", 9 * 16 * 8 * N**2 // 3)
     few = dpdiff.trajectories(model, n=9, nodes=N, seed=3, batch_size=4, progress=False)
     assert [len(few.grams), len(paths.grams)] == [5, 9]  # blocks of 4, 4, 1 in groups of 3
     np.testing.assert_allclose(few.grams.sum(0), paths.grams.sum(0), rtol=1e-12)
@@ -420,7 +418,7 @@ def test_what_was_moved_is_recommended_if_it_is_nearer(paths, monkeypatch):
         np.testing.assert_allclose(distances(schedule, 5), least[:5], rtol=1e-6)
         return Schedule(nodes[[0, 1, 2, -1]]), 0 * least
 
-    monkeypatch.setattr("dpdiff.trajectory.refinement.nearer", moved)
+    monkeypatch.setattr("dpdiff.trajectory.trajectories.nearer", moved)
     best = paths.recommend(3, n=16, moves=7, progress=False)
     assert best.name == best.schedule.provenance["chosen"] == "moved"
     assert best.schedule == best.candidates["moved"] == Schedule(paths.nodes[[0, 1, 2, -1]])

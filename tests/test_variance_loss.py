@@ -10,8 +10,7 @@ import dpdiff
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
 from dpdiff.schedule import Schedule
-from dpdiff.trajectory.residuals import Residuals, _growth
-from dpdiff.trajectory.variance_loss import VarianceLoss
+from dpdiff.trajectory.ancestral import Residuals, VarianceLoss, _growth, variance_loss
 
 NOISE = NoiseSchedule.linear(1000)
 VARIANCES = np.array([0.04, 0.25, 0.64])
@@ -100,7 +99,7 @@ def test_measured_on_a_model_of_gaussian_data():
     paths = dpdiff.trajectories(model, n=500, nodes=64, batch_size=500, progress=False)
     data = np.random.default_rng(0).normal(size=(4000, 3)) * np.sqrt(VARIANCES)
     for images in (data, None):
-        loss = paths.variance_loss(images, n=4000, rule="small", progress=False)
+        loss = variance_loss(paths, images, n=4000, rule="small", progress=False)
         expected = np.sort(residual(paths.nodes[1:]).T, axis=0)
         order = np.argsort(loss.variances)
         assert loss.sizes.tolist() == [0, 1, 1, 1] or loss.sizes.tolist() == [1, 1, 1]
@@ -128,8 +127,8 @@ def test_learned_variance_between_its_ends(toy):
 def test_every_rule_on_a_network(toy):
     paths = dpdiff.trajectories(toy, n=4, nodes=16, progress=False)
     for rule in RULES:
-        result = paths.variance_loss(n=6, rule=rule, progress=False).best(4)
+        result = variance_loss(paths, n=6, rule=rule, progress=False).best(4)
         assert result.schedule.steps == 4
         assert 0 <= result.bound <= result.distance * (1 + 1e-9)
     with pytest.raises(InputError, match="variance rule"):
-        paths.variance_loss(n=6, rule="medium", progress=False)
+        variance_loss(paths, n=6, rule="medium", progress=False)

@@ -15,7 +15,7 @@ from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.evaluation import evaluate, rounding_effect
 from dpdiff.noise import NoiseSchedule
-from dpdiff.runtime.memory import Halving
+from dpdiff.runtime.batches import Halving
 from dpdiff.sampling import sample
 from dpdiff.schedule import Schedule
 

@@ -11,7 +11,7 @@ from functools import cache, partial
 import diffusers
 import torch
 
-from dpdiff.models.pipelines import KINDS
+from dpdiff.diffusers.pipelines import PIPELINES
 
 
 def drawn(*shape):
@@ -120,9 +120,9 @@ NETWORKS = {
 @cache
 def autoencoder(kind):
     torch.manual_seed(1)
-    if KINDS[kind].vae == "vqvae":
+    if PIPELINES[kind].vae == "vqvae":
         return diffusers.VQModel(**CODER, num_vq_embeddings=16).eval()
-    shift = {"shift_factor": 0.1} if "transformer" in KINDS[kind].part else {}
+    shift = {"shift_factor": 0.1} if "transformer" in PIPELINES[kind].part else {}
     return diffusers.AutoencoderKL(**CODER, **shift, scaling_factor=0.3).eval()
 
 
@@ -140,9 +140,9 @@ def scheduler(kind):
 
 def parts(kind):
     return {
-        KINDS[kind].part: NETWORKS[kind](),
+        PIPELINES[kind].part: NETWORKS[kind](),
         "scheduler": scheduler(kind),
-        KINDS[kind].vae: autoencoder(kind),
+        PIPELINES[kind].vae: autoencoder(kind),
     }
 
 

@@ -89,7 +89,7 @@ def _memory_ran_out(error: Exception) -> bool:
         return True
     if "torch" not in sys.modules:
         return False
-    from dpdiff.runtime.memory import ran_out
+    from dpdiff.runtime.batches import ran_out
 
     return ran_out(error)
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dpdiff
-from dpdiff.cli import checks, choosing
-from dpdiff.cli.finished import command_digest, finished_costs
+from dpdiff import data
+from dpdiff.cli import checks, inputs
 from dpdiff.cli.report import report, report_rounding
 from dpdiff.cli.samples import optimize_for_samples
+from dpdiff.costs.costs import VERSION
 from dpdiff.errors import InputError
 from dpdiff.runtime import checkpoints
 from dpdiff.runtime.workers import device, join
@@ -20,6 +23,41 @@ from dpdiff.runtime.workers import device, join
 if TYPE_CHECKING:
     from dpdiff.costs.costs import Costs
     from dpdiff.denoiser import Denoiser
+
+
+# Options that decide what is in a costs file.
+DECISIVE_OPTIONS = (
+    "model",
+    "data",
+    "split",
+    "seed",
+    "batch_size",
+    "variance",
+    "precision",
+    "compile",
+)
+
+
+def command_digest(denoiser: Denoiser, images: Any, options: argparse.Namespace) -> str:
+    """A digest of all that decides what a measuring command writes."""
+    settings = {name: getattr(options, name) for name in DECISIVE_OPTIONS}
+    amounts = ("calls", "regret", "per_step") + (("steps",) if options.regret else ())
+    settings |= {name: getattr(options, name) for name in amounts}
+    settings |= {"version": VERSION, "model": denoiser.fingerprint, "name": options.model}
+    settings |= {"images": len(images), "digest": data.digest(images)}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def finished_costs(out: Path, command: str) -> Costs | None:
+    """The costs in a file, if the command of that digest wrote them."""
+    if not out.exists():
+        return None
+    try:
+        costs = dpdiff.Costs.load(out)
+    except InputError:
+        return None  # another version's or a damaged one, which will be replaced
+    return costs if costs.provenance.get("command") == command else None
+
 
 BUDGETS = (8, 16, 32, 64, 128, 256)
 REGRET = 0.01  # bits/dim that `optimize` measures down to unless it is given an amount
@@ -52,9 +90,9 @@ def _measure_into(out: Path, options: argparse.Namespace) -> Costs:
     if unfinished.exists() and not unfinished.is_dir():
         raise InputError(f"{unfinished}, where unfinished work is kept, is a file: move it away")
     rule = None if options.variance == "optimal" else options.variance  # which is read off costs
-    denoiser = choosing.denoiser_for(options, rule=rule)
+    denoiser = inputs.denoiser_for(options, rule=rule)
     checks.budgets_for(options.steps, BUDGETS, denoiser.noise.T)  # now, not when all is measured
-    images = choosing.images_for(options, denoiser)
+    images = inputs.images_for(options, denoiser)
     if len(images) < 2:
         raise InputError(f"{options.data} has {len(images)} image: measuring takes at least two")
     checks.make_folder(out.parent)
@@ -75,10 +113,10 @@ def _measure_anew(
     denoiser: Denoiser, images: Any, folder: Path, options: argparse.Namespace, command: str
 ) -> Costs:
     """Say what is about to happen, and measure."""
-    from dpdiff.cli.estimate import announcement
+    from dpdiff.cli.report import announcement
 
-    choosing.try_out(denoiser)
-    choosing.speak(options)
+    inputs.try_out(denoiser)
+    inputs.speak(options)
     report_rounding(denoiser, images)
     print(announcement(denoiser, images, options), flush=True)
     costs = dpdiff.measure(
@@ -114,15 +152,15 @@ def solve(options: argparse.Namespace) -> None:
 def sample(options: argparse.Namespace) -> None:
     """Draw samples and write them as one picture."""
     out = checks.output_file(options.out, what="--out")
-    denoiser = choosing.denoiser_for(options, rule=options.variance)
+    denoiser = inputs.denoiser_for(options, rule=options.variance)
     if len(denoiser.shape) != 3 or denoiser.shape[0] not in (1, 3):
         raise InputError(
             f"this model's examples have shape {denoiser.shape}, which is no picture of 1 or 3 "
             "channels: draw them in Python, with dpdiff.sample"
         )
-    schedule = choosing.schedule_for(options.schedule, options, denoiser)
-    choosing.try_out(denoiser)
-    choosing.speak(options)
+    schedule = inputs.schedule_for(options.schedule, options, denoiser)
+    inputs.try_out(denoiser)
+    inputs.speak(options)
     samples = dpdiff.sample(
         denoiser,
         schedule,
@@ -143,11 +181,11 @@ def sample(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Evaluate schedules on held-out images, directly from the network."""
-    denoiser = choosing.denoiser_for(options, rule=options.variance)
-    schedules = [choosing.schedule_for(text, options, denoiser) for text in options.schedule]
-    images = choosing.images_for(options, denoiser)
-    choosing.try_out(denoiser)
-    choosing.speak(options)
+    denoiser = inputs.denoiser_for(options, rule=options.variance)
+    schedules = [inputs.schedule_for(text, options, denoiser) for text in options.schedule]
+    images = inputs.images_for(options, denoiser)
+    inputs.try_out(denoiser)
+    inputs.speak(options)
     report_rounding(denoiser, images)
     from dpdiff.evaluation import evaluate_many
 
@@ -171,16 +209,16 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def export(options: argparse.Namespace) -> None:
     """Print a schedule as lines of code for another program."""
-    from dpdiff.integrations.snippets import ABOUT_A_MODEL, snippet
+    from dpdiff.export import ABOUT_A_MODEL, snippet
 
     about_model = options.model or options.flags or options.variance
     if about_model or options.to in ABOUT_A_MODEL or not Path(options.schedule).is_file():
-        denoiser = choosing.denoiser_for(options, rule=options.variance)
-        schedule = choosing.schedule_for(options.schedule, options, denoiser)
+        denoiser = inputs.denoiser_for(options, rule=options.variance)
+        schedule = inputs.schedule_for(options.schedule, options, denoiser)
     else:
         denoiser, schedule = None, dpdiff.Schedule.load(options.schedule)
     text = snippet(options.to, schedule, denoiser)
-    choosing.speak(options)
+    inputs.speak(options)
     print(text)
 
 

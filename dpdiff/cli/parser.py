@@ -11,7 +11,7 @@ import dpdiff
 from dpdiff.cli import commands as run
 from dpdiff.cli.checks import real, whole
 from dpdiff.errors import InputError
-from dpdiff.integrations.snippets import FORMATS
+from dpdiff.export import FORMATS
 from dpdiff.runtime.random_streams import LARGEST
 from dpdiff.training.recipes import RECIPES
 from dpdiff.variance import RULES

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dpdiff
-from dpdiff.cli import checks, choosing
+from dpdiff.cli import checks, inputs
 from dpdiff.errors import InputError
 from dpdiff.runtime import checkpoints
 from dpdiff.runtime.files import write_all
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from dpdiff.denoiser import Denoiser
-    from dpdiff.trajectory.paths import Trajectories
-    from dpdiff.trajectory.refinement import Recommendation
+    from dpdiff.trajectory.trajectories import Recommendation, Trajectories
+
 
 BUDGETS = (4, 8, 16)
 NOISES, HELD_OUT = 32, 64
@@ -43,14 +43,14 @@ def optimize_for_samples(options: argparse.Namespace) -> None:
     unfinished = folder / "trajectories.parts"
     if unfinished.exists() and not unfinished.is_dir():
         raise InputError(f"{unfinished}, where unfinished work is kept, is a file: move it away")
-    from dpdiff.trajectory.nodes import node_grid
+    from dpdiff.strides import node_grid
 
-    denoiser = choosing.denoiser_for(options, rule=None)
+    denoiser = inputs.denoiser_for(options, rule=None)
     T = denoiser.noise.T
     budgets = sorted({*checks.budgets_for(options.steps, BUDGETS, T)})
     nodes = node_grid(denoiser.noise, min(T, max(64, 4 * budgets[-1])))
-    choosing.try_out(denoiser)
-    choosing.speak(options)
+    inputs.try_out(denoiser)
+    inputs.speak(options)
     print(_announcement(denoiser, nodes, budgets), flush=True)
     checks.make_folder(folder)
     with checkpoints.locked(unfinished) if join().first else nullcontext():
@@ -71,9 +71,9 @@ def optimize_for_samples(options: argparse.Namespace) -> None:
 
 
 def _announcement(denoiser: Denoiser, nodes: np.ndarray, budgets: list[int]) -> str:
-    from dpdiff.cli.estimate import seconds_of, spoken
-    from dpdiff.trajectory.moving import first_noises
-    from dpdiff.trajectory.teacher import predictions, start
+    from dpdiff.cli.report import seconds_of, spoken
+    from dpdiff.trajectory.comparison import first_noises
+    from dpdiff.trajectory.run import predictions, start
 
     many, size = len(nodes) - 1, BATCH
     x = start(denoiser, 0, range(size))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -9,14 +10,180 @@ from typing import Any
 
 import numpy as np
 
-from dpdiff.costs import chebyshev, errors, smoothing, storage
-from dpdiff.costs.design import axis
-from dpdiff.costs.fit import Sample
+from dpdiff.costs import bootstrap, smoothing, statistics
+from dpdiff.costs.smoothing import Sample
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
+from dpdiff.runtime import formats
 from dpdiff.schedule import Schedule
-from dpdiff.solvers.protocols import Lines, Unit
-from dpdiff.variance import Rule, rule_named, rules_for
+from dpdiff.solvers.jump_costs import Lines, Unit
+from dpdiff.strides import axis
+from dpdiff.variance import RULES, Rule, rule_named, rules_for
+
+FORMAT = "dpdiff-costs"
+VERSION = 2
+
+NODE_FUNCTIONS = ("penalty", "error")
+NODE_SPREAD = ("penalty_var", "error_var", "penalty_error_cov")
+MOST_NODES = 512
+NOISE_ARRAYS = ("betas", "log_f2", "log_g2", "time_inputs", "scales")  # the noise schedule's arrays
+# What a measurement says of itself, and in which words.
+PROVENANCE: dict[str, type] = {
+    **dict.fromkeys(("model", "precision", "dpdiff", "name", "data", "split", "command"), str),
+    **dict.fromkeys(("images", "per_step", "batch_size", "seed", "calls", "timesteps"), int),
+}
+
+
+def write_costs(
+    path: str | Path,
+    noise: NoiseSchedule,
+    shape: Sequence[int],
+    variance: str,
+    statistics: dict[str, np.ndarray],
+    provenance: dict[str, Any],
+) -> None:
+    """Write costs, once they pass what is checked when they are read."""
+    about = {
+        "format": FORMAT,
+        "version": VERSION,
+        "shape": list(shape),
+        "variance": variance,
+        "noise_schedule": noise.fingerprint,
+        "provenance": provenance,
+    }
+    arrays = noise.arrays() | {k: np.asarray(v) for k, v in statistics.items()}
+    try:
+        _check(about, dict(arrays))
+    except InputError as error:
+        raise InputError(f"these costs cannot be written to {path}: {error}") from error
+    formats.write_arrays(path, about, arrays)
+
+
+def read_costs(
+    path: str | Path,
+) -> tuple[NoiseSchedule, tuple[int, ...], str, dict, dict[str, Any]]:
+    """The fields of :class:`dpdiff.Costs`, in their order, as :func:`write` was given them.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, changed in any bit, of another version, or holds what no
+        measurement gives: names, shapes, types or numbers.
+    """
+    about, arrays = formats.read_arrays(path, FORMAT, VERSION)
+    try:
+        noise = _check(about, arrays)
+    except InputError as error:
+        raise InputError(f"{path} holds no costs: {error}") from error
+    arrays = {name: array for name, array in arrays.items() if name not in NOISE_ARRAYS}
+    return noise, tuple(about["shape"]), about["variance"], arrays, about["provenance"]
+
+
+def _check(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> NoiseSchedule:
+    names = {"format", "version", "shape", "variance", "noise_schedule", "provenance"}
+    if about.keys() != names:
+        raise InputError(f"its header has the names {', '.join(sorted(about))}")
+    shape = about["shape"]
+    if not (isinstance(shape, list) and shape and all(_is_count(n) for n in shape)):
+        raise InputError(f"one example has the shape {shape}")
+    _check_provenance(about["provenance"])
+    noise = _read_noise(arrays)
+    if about["noise_schedule"] != noise.fingerprint:
+        raise InputError("its noise schedule does not fit its fingerprint")
+    sample = {k: v for k, v in arrays.items() if k.startswith("sample_")}
+    kept = {k: v for k, v in arrays.items() if k not in NOISE_ARRAYS and k not in sample}
+    _check_statistics(kept, noise.T)
+    if sample:
+        _check_sample(sample, kept, noise.T)
+    _check_variance(about["variance"], arrays)
+    return noise
+
+
+def _read_noise(arrays: dict[str, np.ndarray]) -> NoiseSchedule:
+    held = arrays.keys() & set(NOISE_ARRAYS)
+    if held not in ({"betas"}, {*NOISE_ARRAYS} - {"betas"}):
+        raise InputError(f"it has no noise schedule: {' or '.join(NOISE_ARRAYS)}")
+    for name in held:
+        array = arrays[name]
+        whole = name == "time_inputs" and array.dtype == np.int64
+        if array.ndim != 1 or not (whole or array.dtype == np.float64):
+            raise InputError(f"{name} is {array.dtype} of shape {array.shape}")
+    if "scales" in held and arrays["scales"].shape != (2,):
+        raise InputError(f"scales are two numbers, not of shape {arrays['scales'].shape}")
+    return NoiseSchedule.from_arrays(arrays)
+
+
+def _check_provenance(provenance: Any) -> None:
+    if not isinstance(provenance, dict):
+        raise InputError(f"its provenance is a {type(provenance).__name__}")
+    for name, kind in PROVENANCE.items():
+        value = provenance.get(name)
+        if name in provenance and (isinstance(value, bool) or not isinstance(value, kind)):
+            raise InputError(f"its provenance says {name}: {value!r}")
+    for name, least in (("images", 2), ("per_step", 2), ("batch_size", 1), ("seed", 0)):
+        if provenance.get(name, least) < least:
+            raise InputError(f"its provenance says {name}: {provenance[name]}")
+
+
+def _check_variance(variance: Any, arrays: dict[str, np.ndarray]) -> None:
+    rule = RULES.get(variance) if isinstance(variance, str) else None
+    if rule is None or f"decoder_{rule.decoder}" not in arrays:
+        raise InputError(f"it has no statistics of the variance {variance!r}")
+    if rule.needs_output and "penalty" not in arrays:
+        raise InputError(f"it has no statistics of the variance {variance!r}")
+
+
+def _check_statistics(arrays: dict[str, np.ndarray], T: int) -> None:
+    """Refuse arrays that are missing, not known, of another shape, or hold impossible numbers."""
+    decoders = {f"decoder_{rule.decoder}" for rule in RULES.values()} & arrays.keys()
+    at_nodes = arrays.keys() & {*NODE_FUNCTIONS, *NODE_SPREAD}
+    means = {"mse", "prior", *decoders, *(NODE_FUNCTIONS if at_nodes else ())}
+    expected = means | {f"{name}_var" for name in means}
+    expected |= {NODE_SPREAD[-1]} if at_nodes else set()
+    if arrays.keys() != expected or not decoders:
+        odd = ", ".join(sorted(arrays.keys() ^ expected)) or "decoder_fixed"
+        raise InputError(f"missing or unexpected: {odd}")
+    nodes = arrays["penalty"].shape[1:] if at_nodes else ()
+    if at_nodes and (len(nodes) != 1 or not 2 <= nodes[0] <= MOST_NODES):
+        raise InputError(f"penalty has shape {arrays['penalty'].shape}")
+    for name, array in arrays.items():
+        rows = () if name.startswith("prior") else (T + 1,)
+        wanted = (*rows, *(nodes if name in at_nodes else ()))
+        _check_array(name, array, wanted, np.float32 if name in NODE_SPREAD else np.float64)
+
+
+def _check_sample(sample: dict[str, np.ndarray], kept: dict[str, np.ndarray], T: int) -> None:
+    """Every image's own values at a few timesteps, of the statistics that are kept."""
+    means = [k for k in kept if not k.startswith("prior") and not k.endswith(("_var", "_cov"))]
+    wanted = {"sample_timesteps", *(f"sample_{name}" for name in means)}
+    if sample.keys() != wanted:
+        raise InputError(f"missing or unexpected: {', '.join(sorted(sample.keys() ^ wanted))}")
+    timesteps, images = sample["sample_timesteps"], sample["sample_mse"].shape[1:]
+    rising = timesteps.dtype == np.int64 and timesteps.ndim == 1 and (np.diff(timesteps) > 0).all()
+    if not rising or len(timesteps) == 0 or timesteps[0] < 1 or timesteps[-1] > T:
+        raise InputError("its timesteps do not rise from 1 to T")
+    if len(images) != 1 or images[0] < 2:
+        raise InputError(f"sample_mse has shape {sample['sample_mse'].shape}")
+    for name in means:
+        shape = (len(timesteps), *images, *kept[name].shape[1:])
+        _check_array(f"sample_{name}", sample[f"sample_{name}"], shape, np.float32)
+
+
+def _check_array(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: type) -> None:
+    if array.shape != shape or array.dtype != dtype:
+        raise InputError(
+            f"{name} is {array.dtype} of shape {array.shape}, expected {dtype.__name__} of {shape}"
+        )
+    if not np.isfinite(array).all():
+        raise InputError(f"{name} is not finite everywhere")
+    if (
+        name.endswith("_var") or name.removeprefix("sample_") in ("mse", "error")
+    ) and array.min() < 0:
+        raise InputError(f"{name} is below 0 somewhere")
+
+
+def _is_count(number: Any) -> bool:
+    return type(number) is int and 1 <= number <= 2**31
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,7 +373,7 @@ class Costs:
         costs[s > 0] = self.jump_costs(t[s > 0], s[s > 0])
         return costs
 
-    def bound(self, schedule: Schedule) -> errors.Estimate:
+    def bound(self, schedule: Schedule) -> bootstrap.Estimate:
         """Bits/dim of a schedule on the measured images, and its Monte-Carlo standard error.
 
         The standard error is that of the noise and the sampling of images at each timestep,
@@ -214,9 +381,9 @@ class Costs:
         better here than it is: :func:`dpdiff.evaluate` it on held-out images.
         """
         schedule.check_end(self.T)
-        return errors.bound(self, schedule)
+        return bootstrap.bound(self, schedule)
 
-    def difference(self, one: Schedule, other: Schedule) -> errors.Estimate:
+    def difference(self, one: Schedule, other: Schedule) -> bootstrap.Estimate:
         """Bits/dim of one schedule less those of another, and the standard error of that.
 
         It is smaller than what the two single standard errors suggest: jumps that both make
@@ -238,12 +405,12 @@ class Costs:
         """
         one.check_end(self.T)
         other.check_end(self.T)
-        return errors.difference(self, one, other)
+        return bootstrap.difference(self, one, other)
 
     @cached_property
     def _coefficients(self) -> dict[str, np.ndarray]:
         """Chebyshev coefficients of the node functions, each of shape (T + 1, J)."""
-        to_coefficients = chebyshev.transform(self.statistics["penalty"].shape[1]).T
+        to_coefficients = statistics.chebyshev_transform(self.statistics["penalty"].shape[1]).T
         nodes = {k: v for k, v in self.statistics.items() if np.ndim(v) == 2}
         return {k: v.astype(np.float64) @ to_coefficients for k, v in nodes.items()}
 
@@ -256,7 +423,9 @@ class Costs:
             return np.zeros(0)
         x = 2 * a / self.noise.noise_gain(t, 1) - 1
         points = x.reshape(len(t), -1)
-        return chebyshev.evaluate(self._coefficients[name][t.ravel()], points).reshape(x.shape)
+        return statistics.chebyshev_sum(self._coefficients[name][t.ravel()], points).reshape(
+            x.shape
+        )
 
     def check_model(self, fingerprint: str) -> None:
         """Refuse to be used with a model that these costs were not measured on."""
@@ -269,7 +438,7 @@ class Costs:
     def save(self, path: str | Path) -> None:
         """Write everything to one ``.npz`` file; the file is complete or absent."""
         arrays = self.statistics | (self.sample.arrays() if self.sample else {})
-        storage.write(path, self.noise, self.shape, self.variance, arrays, self.provenance)
+        write_costs(path, self.noise, self.shape, self.variance, arrays, self.provenance)
 
     @classmethod
     def load(cls, path: str | Path) -> Costs:
@@ -281,6 +450,6 @@ class Costs:
             If the file is missing, truncated, changed in any bit, not such a file, of another
             version, or holds numbers that no measurement gives.
         """
-        noise, shape, variance, arrays, provenance = storage.read(path)
+        noise, shape, variance, arrays, provenance = read_costs(path)
         sample = Sample.taken_from(noise, arrays)
         return cls(noise, shape, variance, arrays, provenance, sample)

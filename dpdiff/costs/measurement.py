@@ -2,28 +2,348 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from dpdiff import data, noising
-from dpdiff.costs import design
-from dpdiff.costs.costs import Costs
-from dpdiff.costs.design import Stage
-from dpdiff.costs.fit import ROUGH, Sample
-from dpdiff.costs.job import Job
-from dpdiff.costs.uncertainty import uncertainty
-from dpdiff.denoiser import Denoiser
+from dpdiff import data, noising, strides
+from dpdiff.costs import statistics
+from dpdiff.costs.bootstrap import uncertainty
+from dpdiff.costs.costs import VERSION, Costs
+from dpdiff.costs.smoothing import ROUGH, Sample
+from dpdiff.denoiser import Denoiser, Prediction
 from dpdiff.errors import InputError, check_counts
+from dpdiff.network import not_finite
+from dpdiff.noise import NoiseSchedule
 from dpdiff.runtime import random_streams
-from dpdiff.runtime.checkpoints import Checkpoints, locked
+from dpdiff.runtime.batches import Halving, cut, prefetch
+from dpdiff.runtime.checkpoints import BLOCKS, STAGE, Checkpoints, Statistics, locked
 from dpdiff.runtime.workers import ALONE, Workers
+from dpdiff.strides import spread
+from dpdiff.version import __version__
+
+TIMESTEPS = 97  # hold a model: interpolation loses less than 0.01 bits/dim at any budget
+FEWEST = 25
+IMAGES = 20  # that each timestep should see before there are more timesteps
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """Timesteps, and the images that each of them is shown.
+
+    Attributes
+    ----------
+    number : int
+        0 of a measurement of every timestep, 1, 2 … of rounds at a few.
+    timesteps : ndarray of int
+        Rising.
+    images : int
+        How many each sees.
+    rows : callable
+        ``rows(t)``, which images timestep t sees.
+    """
+
+    number: int
+    timesteps: np.ndarray
+    images: int
+    rows: Callable[[int], np.ndarray]
+
+    @property
+    def calls(self) -> int:
+        """How often the network is asked, image by image."""
+        return len(self.timesteps) * self.images
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is a measurement of every timestep."""
+        return self.number == 0
+
+
+def every_timestep(T: int, count: int, per_step: int, seed: int) -> Stage:
+    """Every timestep sees so many of ``count`` images, each the next ones of a shuffled list.
+
+    Examples
+    --------
+    >>> dense(4, count=3, per_step=3, seed=0).rows(1)
+    array([0, 1, 2])
+    """
+    per_step = min(per_step, count)
+    shuffled = np.random.default_rng(seed).permutation(count)
+
+    def rows(t: int) -> np.ndarray:
+        if per_step == count:
+            return np.arange(count)
+        return shuffled[(t * per_step + np.arange(per_step)) % count]
+
+    return Stage(0, np.arange(1, T + 1), per_step, rows)
+
+
+def few_timesteps(noise: NoiseSchedule, count: int, calls: int, seed: int) -> Stage | None:
+    """At most so many calls: a few timesteps, and the same images at each.
+
+    Parameters
+    ----------
+    noise : NoiseSchedule
+        The grid.
+    count : int
+        How many images there are.
+    calls : int
+        The limit.
+    seed : int
+        Decides which images are taken.
+
+    Returns
+    -------
+    Stage or None
+        None where every timestep may as well be measured: short grids, and few images.
+
+    Raises
+    ------
+    InputError
+        If the calls do not give two images at 25 timesteps, or at all of a shorter grid.
+
+    Examples
+    --------
+    >>> stage = few(NoiseSchedule.linear(1000), count=5000, calls=4000, seed=0)
+    >>> len(stage.timesteps), stage.images
+    (96, 41)
+    """
+    least = 2 * min(FEWEST, noise.T)
+    if calls < least:
+        raise InputError(f"a measurement takes at least {least} calls, got {calls}")
+    number = max(FEWEST, min(TIMESTEPS, calls // IMAGES), calls // count)
+    if number >= noise.T:
+        return None
+    timesteps = spread(noise, number)
+    return first_round(timesteps, count, calls // len(timesteps), seed)
+
+
+def in_rounds(T: int) -> bool:
+    """Whether a measurement that stops by itself takes a few timesteps: not on a short grid."""
+    return 2 * TIMESTEPS < T
+
+
+def first_round(timesteps: np.ndarray, count: int, images: int, seed: int) -> Stage:
+    """So many of ``count`` images at some timesteps."""
+    chosen = np.random.default_rng(seed).permutation(count)[:images]
+    return Stage(1, timesteps, len(chosen), lambda t: chosen)
+
+
+def next_round(before: Stage, done: int, count: int, seed: int) -> Stage | None:
+    """As many images again as all rounds so far have seen; None if there are no two left."""
+    chosen = np.random.default_rng(seed).permutation(count)[done : 2 * done]
+    if len(chosen) < 2:
+        return None
+    return Stage(before.number + 1, before.timesteps, len(chosen), lambda t: chosen)
+
+
+class Piece(NamedTuple):
+    """A few images that the network has seen."""
+
+    t: np.ndarray
+    x0: Tensor
+    prediction: Prediction
+    values: dict[str, Tensor]
+
+    def on_cpu(self) -> Piece:
+        x0, v = self.prediction
+        prediction = Prediction(x0.cpu(), None if v is None else v.cpu())
+        values = {name: numbers.cpu() for name, numbers in self.values.items()}
+        return Piece(self.t, self.x0.cpu(), prediction, values)
+
+
+class Seen(list[Piece]):
+    """All pieces of a unit, kept until the last of them is there."""
+
+    def leave_device(self) -> bool:
+        """Move to the CPU, and say whether that was anything."""
+        kept = any(piece.x0.device.type != "cpu" for piece in self)
+        self[:] = [piece.on_cpu() for piece in self]
+        return kept
+
+
+def look(denoiser: Denoiser, batch: noising.Batch, rows: slice) -> Piece:
+    """Some images of a batch: what is predicted, and all that follows from that alone."""
+    batch = batch.part(rows)
+    x0, prediction = noising.predict(denoiser, batch)
+    values = statistics.per_image(denoiser, batch.t, x0, prediction)
+    return Piece(batch.t, x0, prediction, values)
+
+
+def last_jumps(denoiser: Denoiser, piece: Piece, mse: Tensor, rows: slice) -> dict[str, Tensor]:
+    """What a last jump costs some images, where that depends on all of their timestep."""
+    place = noising.place(denoiser)
+    x0, x0_hat = (x[rows].to(place) for x in (piece.x0, piece.prediction.x0))
+    v = None if piece.prediction.v is None else piece.prediction.v[rows].to(place)
+    outcome = (piece.t[rows], x0, Prediction(x0_hat, v))
+    return statistics.decoders(denoiser, *outcome, mse[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A measurement: everything that decides what it finds.
+
+    Parameters
+    ----------
+    denoiser : Denoiser
+        The model.
+    images : ndarray, shape (N, ...)
+        As :func:`dpdiff.data.check` returns them.
+    seed : int
+        Of images and noise.
+    batch_size : int
+        Images a network call.
+    request : dict
+        How much was asked for, by name.
+    """
+
+    denoiser: Denoiser
+    images: np.ndarray
+    seed: int
+    batch_size: int
+    request: dict[str, Any] = field(default_factory=dict)
+
+    def provenance(self) -> dict[str, Any]:
+        """What files say of it."""
+        return {
+            "model": self.denoiser.fingerprint,
+            "images": len(self.images),
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "precision": self.denoiser.precision,
+            "dpdiff": __version__,
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this measurement from any other; of the images, a look at some of them."""
+        rows = np.unique(np.linspace(0, len(self.images) - 1, 256).astype(int))
+        some = np.ascontiguousarray(self.images[rows])
+        return self.provenance() | {
+            **self.request,
+            "dpdiff": f"costs version {VERSION}",
+            "image digest": hashlib.sha256(some.tobytes()).hexdigest()[:16],
+            "image type": str(some.dtype),
+        }
+
+    def unit(self, stage: Stage) -> int:
+        """Timesteps whose images share a network call: results depend on no others."""
+        return max(1, self.batch_size // stage.images)
+
+    def blocks(self, stage: Stage) -> list[np.ndarray]:
+        """A stage's timesteps in blocks of whole units, whoever may work on them."""
+        unit = self.unit(stage)
+        return cut(stage.timesteps, unit * -(-len(stage.timesteps) // (unit * BLOCKS)))
+
+    def measured(
+        self, stage: Stage, todo: list[np.ndarray]
+    ) -> Iterator[tuple[np.ndarray, Statistics]]:
+        """Statistics of every unit of some blocks, in their order."""
+        units = [unit for block in todo for unit in cut(block, self.unit(stage))]
+        halving = Halving()
+        calls = (call for unit in units for call in self._calls(stage, unit))
+        batches = prefetch(self._prepare, calls)
+        for unit in units:
+            yield unit, self._statistics(halving, stage, unit, batches)
+
+    def _calls(self, stage: Stage, unit: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Timesteps and images of the network calls that a unit takes."""
+        t = np.repeat(unit, stage.images)
+        rows = np.concatenate([stage.rows(step) for step in unit])
+        calls = (cut(array, self.batch_size) for array in (t, rows))
+        return list(zip(*calls, strict=True))
+
+    def _prepare(self, call: tuple[np.ndarray, np.ndarray]) -> noising.Batch:
+        return noising.prepare(self.denoiser, self.images, *call, self.seed)
+
+    @torch.inference_mode()
+    def _statistics(
+        self, halving: Halving, stage: Stage, unit: np.ndarray, batches: Iterator[noising.Batch]
+    ) -> Statistics:
+        """Take a unit's batches through the network; each array's first axis runs over ``unit``."""
+        seen = Seen()
+        for batch in islice(batches, -(-len(unit) * stage.images // self.batch_size)):
+            seen += halving(partial(look, self.denoiser, batch), len(batch.t), seen.leave_device)
+            if halving.limit:  # memory is scarce: make room before it runs out again
+                seen.leave_device()
+        mse = torch.cat([piece.values["mse"].cpu() for piece in seen])
+        mse = mse.reshape(len(unit), -1).mean(1).repeat_interleave(stage.images)
+        whole = {name: [piece.values[name] for piece in seen] for name in seen[0].values}
+        for piece, some in zip(seen, mse.split([len(p.t) for p in seen]), strict=True):
+            work = partial(last_jumps, self.denoiser, piece, some)
+            for part in halving(work, len(piece.t), seen.leave_device):
+                for name, costs in part.items():
+                    whole.setdefault(name, []).append(costs)
+        values = {k: torch.cat([v.cpu() for v in parts]).numpy() for k, parts in whole.items()}
+        for t, own in zip(unit, values["mse"].reshape(len(unit), -1), strict=True):
+            if not np.isfinite(own).all():
+                raise not_finite(t)
+        return (statistics.moments if stage.whole else statistics.single)(values, len(unit))
+
+    def run(
+        self, stage: Stage, kept: Checkpoints | None, workers: Workers, progress: bool
+    ) -> Statistics:
+        """Statistics of a whole stage: what is there already, and the rest shared out.
+
+        Parameters
+        ----------
+        stage : Stage
+            What to measure.
+        kept : Checkpoints or None
+            Where finished blocks lie.
+        workers : Workers
+            Those who share the work.
+        progress : bool
+            Whether the first of them shows a bar.
+
+        Returns
+        -------
+        dict of ndarray, shape (timesteps, ...)
+            Moments of a dense stage, else every image's values; the same for every worker.
+        """
+        grid = {stage.number * STAGE + int(block[0]): block for block in self.blocks(stage)}
+        shifted = [block + stage.number * STAGE for block in grid.values()]
+        done = kept.load(shifted) if kept and workers.first else {}
+        finished = workers.broadcast(list(done))
+        todo = workers.share([number for number in grid if number not in finished])
+        before = sum(len(grid[number]) for number in finished)
+        bar = tqdm(
+            desc=workers.bar_title("measure"),
+            unit="t",
+            initial=before,
+            total=before + sum(len(grid[number]) for number in todo),
+            disable=not (progress and workers.first),
+        )
+        with workers.named(), bar:
+            units = self.measured(stage, [grid[number] for number in todo])
+            for number in todo:
+                pieces = []
+                for unit, values in islice(units, -(-len(grid[number]) // self.unit(stage))):
+                    pieces.append(values)
+                    bar.update(len(unit))
+                done[number] = joined(pieces)
+                if kept:
+                    kept.save(grid[number] + stage.number * STAGE, done[number])
+        shares = workers.gather(done)
+        everything = {number: values for share in shares for number, values in share.items()}
+        return workers.broadcast(joined([everything[k] for k in sorted(everything)]))
+
+
+def joined(pieces: list[Statistics]) -> Statistics:
+    """Arrays of the same names one after the other; none of no pieces."""
+    names = pieces[0] if pieces else ()
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in names}
+
 
 BUDGETS = (8, 16, 32, 64, 128, 256)
 DENSE = 16  # images a timestep where a network must be measured at every timestep
@@ -165,16 +485,16 @@ class _Measuring:
         noise, count = job.denoiser.noise, len(job.images)
         if request["per_step"] is not None:
             return self._dense_stage(request["per_step"])
-        if request["regret"] is not None and design.in_rounds(noise.T):
-            timesteps = design.spread(noise, design.TIMESTEPS)
+        if request["regret"] is not None and in_rounds(noise.T):
+            timesteps = strides.spread(noise, TIMESTEPS)
             first = max(FIRST_IMAGES, noise.T // (4 * len(timesteps)))
-            return design.first_round(timesteps, count, first, job.seed)
+            return first_round(timesteps, count, first, job.seed)
         calls = request["calls"] or max(noise.T, LEAST_CALLS)
-        return design.few(noise, count, calls, job.seed) or self._dense_stage(calls // noise.T)
+        return few_timesteps(noise, count, calls, job.seed) or self._dense_stage(calls // noise.T)
 
     def _dense_stage(self, per_step: int) -> Stage:
         job = self.job
-        return design.dense(job.denoiser.noise.T, len(job.images), max(2, per_step), job.seed)
+        return every_timestep(job.denoiser.noise.T, len(job.images), max(2, per_step), job.seed)
 
     def dense(self, stage: Stage, **about: Any) -> Costs:
         """Costs of a measurement of every timestep."""
@@ -192,7 +512,7 @@ class _Measuring:
             if self.workers.broadcast(self.workers.first and self._enough(costs)):
                 return costs
             seen, count = sample.images, len(self.job.images)
-            stage = design.next_round(stage, seen, count, self.job.seed)
+            stage = next_round(stage, seen, count, self.job.seed)
             if stage is None:
                 self._say(
                     f"all {count} images are used, so it ends here, above the "

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from dpdiff.data import arrays, batches, idx, pictures
-from dpdiff.data.checks import check, scaled
+from dpdiff.data import arrays, cifar_imagenet, idx, pictures
+from dpdiff.data.levels import check, scaled
 from dpdiff.errors import InputError
 from dpdiff.runtime.files import regular
 
@@ -162,10 +162,10 @@ def _read(
         return _digits(split), True
     path = Path(source)
     if os.path.isdir(source):
-        if batches.reads_cifar(path):
-            return batches.read_cifar(path, split, progress), True
-        if batches.reads_imagenet(path):
-            return batches.read_imagenet(path, split, progress), True
+        if cifar_imagenet.reads_cifar(path):
+            return cifar_imagenet.read_cifar(path, split, progress), True
+        if cifar_imagenet.reads_imagenet(path):
+            return cifar_imagenet.read_imagenet(path, split, progress), True
         if idx.recognises(path):
             return idx.read_folder(path, split, progress), True
         return pictures.read(path, split, shape, progress)

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
-from dpdiff.data.lazy import Deferred, Stacked, official
-from dpdiff.data.reading import blaming, check_promise, unpacked
+from dpdiff.data.lazy import Deferred, Stacked, blaming, check_promise, official, unpacked
 from dpdiff.errors import InputError
-from dpdiff.runtime.seal import PLAIN
+from dpdiff.runtime.formats import UNPACKABLE
 
 PAIRS = (("train_images", "test_images"), ("x_train", "x_test"), ("X_train", "X_test"))
 SINGLES = ("images", "arr_0", "data", "x", "X")
@@ -78,7 +77,7 @@ def member(
         # A stand-in of the same shape that takes no memory: a wrong array is refused unread.
         promise = layout(np.broadcast_to(np.zeros((), dtype), stored))
         size = begin + math.prod(stored) * dtype.itemsize
-        if info.file_size != size or info.compress_type not in PLAIN:
+        if info.file_size != size or info.compress_type not in UNPACKABLE:
             raise InputError(f"cannot read {path}: it is damaged, or packed in an unexpected way")
         check_promise(size, path.stat().st_size, path)
 

@@ -11,8 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from dpdiff.data.lazy import Deferred, Stacked, official
-from dpdiff.data.reading import blaming, check_promise, unpacked
+from dpdiff.data.lazy import Deferred, Stacked, blaming, check_promise, official, unpacked
 from dpdiff.errors import InputError
 
 NAMES = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dpdiff.data.lazy import Lazy
-from dpdiff.data.reading import bar, blaming
+from dpdiff.data.lazy import Lazy, bar, blaming
 from dpdiff.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")

@@ -13,13 +13,13 @@ import torch
 
 from dpdiff.costs.costs import Costs
 from dpdiff.denoiser import Denoiser
+from dpdiff.diffusers import folders
+from dpdiff.diffusers.folders import from_folder, from_pipeline
+from dpdiff.diffusers.pipelines import conditions_of
 from dpdiff.errors import InputError
-from dpdiff.models import folders, weights
-from dpdiff.models.conditions import conditions_of
-from dpdiff.models.reading import from_folder, from_pipeline
-from dpdiff.models.vocabulary import PREDICTION_TYPES, VARIANCE_TYPES, their_word
-from dpdiff.runtime import documents
+from dpdiff.runtime import formats
 from dpdiff.runtime.files import replacing
+from dpdiff.scheduler_table import PREDICTION_TYPES, VARIANCE_TYPES, their_word
 
 BUNDLED = ("digits", "fashion", "fashion-short", "fashion-linear")
 HOME = Path(__file__).parent
@@ -56,7 +56,7 @@ def load(
     device : str or torch.device, optional
         Where the weights go; by default the CPU, and where it is for a pipeline in memory.
     **conditions
-        What a conditional model is asked for: see :class:`dpdiff.models.conditions.Conditions`.
+        What a conditional model is asked for: see :class:`dpdiff.diffusers.pipelines.Conditions`.
         One class, one text and one guidance scale are one model, with schedules of its own.
 
     Returns
@@ -151,11 +151,15 @@ def save(denoiser: Denoiser, folder: str | Path, **about: Any) -> None:
         weight.data = weight.data.half().contiguous()
     DDPMPipeline(unet=network, scheduler=scheduler).save_pretrained(folder)
     folder = Path(folder)
-    names = (f"unet/{weights.CONFIG}", f"unet/{weights.WEIGHTS}", f"scheduler/{folders.SCHEDULER}")
-    digests = {name: folders.digest_of(folder / name) for name in names}
-    with replacing(folder / folders.EXTRA) as file:
+    names = (
+        f"unet/{folders.CONFIG}",
+        f"unet/{folders.WEIGHTS}",
+        f"scheduler/{folders.SCHEDULER_CONFIG}",
+    )
+    digests = {name: folders.file_digest(folder / name) for name in names}
+    with replacing(folder / folders.OWN_FILE) as file:
         extra = {"levels": denoiser.levels, **about, "files": digests}
-        file.write(documents.signed(extra).encode())
+        file.write(formats.signed_json(extra).encode())
 
 
 def _folder(model: str | Path) -> Path:

@@ -5,15 +5,21 @@ Measures of any features: :func:`frechet_distance`, :func:`frechet_difference`,
 :func:`kernel_distance` and :func:`precision_recall`.
 """
 
+from __future__ import annotations
+
 from dpdiff.quality.digits import digit_features, digit_labels, digits_classifier
-from dpdiff.quality.estimate import Estimate
+from dpdiff.quality.distances import (
+    Distance,
+    PrecisionRecall,
+    frechet_difference,
+    frechet_distance,
+    kernel_distance,
+    precision_recall,
+)
 from dpdiff.quality.fashion import fashion_classifier, fashion_features, fashion_reference
-from dpdiff.quality.frechet import frechet_difference, frechet_distance
-from dpdiff.quality.kernel import kernel_distance
-from dpdiff.quality.neighbours import PrecisionRecall, precision_recall
 
 __all__ = [
-    "Estimate",
+    "Distance",
     "PrecisionRecall",
     "digit_features",
     "digit_labels",

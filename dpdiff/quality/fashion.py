@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from dpdiff.data.reading import bar
+from dpdiff.data.lazy import bar
 from dpdiff.errors import InputError
 
 HOME = Path(__file__).parent / "fashion_classifier"  # weights, reference features and the card

@@ -11,7 +11,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from dpdiff.errors import InputError
-from dpdiff.runtime import archive
+from dpdiff.runtime import formats
 from dpdiff.runtime.files import regular
 
 FORMAT = "dpdiff-block"
@@ -23,35 +23,6 @@ STAGE = (
 BLOCKS = 500  # at most so many to a grid: a kill costs every worker 0.2 % of the whole, or less
 
 Statistics = dict[str, np.ndarray]
-
-
-def cut(timesteps: np.ndarray, size: int) -> list[np.ndarray]:
-    """Consecutive pieces of ``size`` timesteps; the last one may be shorter.
-
-    Examples
-    --------
-    >>> [piece.tolist() for piece in cut(np.arange(1, 6), 2)]
-    [[1, 2], [3, 4], [5]]
-    """
-    return [timesteps[start : start + size] for start in range(0, len(timesteps), size)]
-
-
-def blocks(T: int, unit: int) -> list[np.ndarray]:
-    """The timesteps ``1 … T`` in blocks of whole units, whoever may work on them.
-
-    Parameters
-    ----------
-    T : int
-        Length of the grid.
-    unit : int
-        Timesteps whose network calls are made together.
-
-    Examples
-    --------
-    >>> len(blocks(4000, 2)), len(blocks(4000, 1)), len(blocks(10, 1))
-    (500, 500, 10)
-    """
-    return cut(np.arange(1, T + 1), unit * -(-T // (unit * BLOCKS)))
 
 
 @contextmanager
@@ -98,7 +69,7 @@ def remove(folder: Path) -> None:
 class Checkpoints:
     """The finished blocks of one job.
 
-    Every block is a file of its own, as :mod:`dpdiff.runtime.archive` writes them: a header that
+    Every block is a file of its own, as :mod:`dpdiff.runtime.formats` writes them: a header that
     names the job and the timesteps, and the statistics. It is complete or absent.
 
     Parameters
@@ -124,7 +95,7 @@ class Checkpoints:
         """Write a finished block; its arrays' first axes run over ``timesteps``."""
         about = {"format": FORMAT, "version": VERSION, "job": self.job}
         about["timesteps"] = [int(t) for t in timesteps]
-        archive.write(self.folder / f"t{timesteps[0]:06d}.part", about, statistics)
+        formats.write_arrays(self.folder / f"t{timesteps[0]:06d}.part", about, statistics)
 
     def load(self, grid: Sequence[np.ndarray]) -> dict[int, Statistics]:
         """All whole blocks by their first timestep; what is damaged counts as not there.
@@ -159,7 +130,7 @@ class Checkpoints:
     def _read(self, path: Path) -> tuple[dict[str, Any] | None, Statistics]:
         regular(path)
         try:
-            return archive.read(path, FORMAT, VERSION)
+            return formats.read_arrays(path, FORMAT, VERSION)
         except InputError:
             return None, {}
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from dpdiff.errors import InputError
 from dpdiff.runtime.compiled import compiled
-from dpdiff.solvers.protocols import Lines
+from dpdiff.solvers.jump_costs import Lines
 
 KEEP = 2**28  # bytes of rows kept for reading paths before only every so many are
 

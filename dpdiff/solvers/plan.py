@@ -12,8 +12,8 @@ import numpy as np
 from dpdiff.errors import InputError
 from dpdiff.schedule import Schedule
 from dpdiff.solvers.envelope import Envelope
-from dpdiff.solvers.protocols import JumpCosts, Solver, Unit, as_costs
-from dpdiff.solvers.reference import Reference, backward
+from dpdiff.solvers.jump_costs import JumpCosts, Solver, Unit, as_costs, checked_rows
+from dpdiff.solvers.recursion import BLOCK, Reference, backward
 from dpdiff.solvers.sweep import Sweep
 
 METHODS = ("auto", "sweep", "sweep32", "envelope", "reference")
@@ -196,3 +196,61 @@ def whole_number(value: Any, name: str) -> int:
         return index(value)
     except TypeError:
         raise InputError(f"{name} is a whole number, got {value!r}") from None
+
+
+def best_paths(costs: Any, steps: int, count: int) -> list[tuple[float, Schedule]]:
+    """The cheapest paths with exactly K jumps, not only the first of them.
+
+    The recursion of :func:`dpdiff.solve` with the ``count`` best ways to every node instead of
+    one: ``C_k(t)`` are the smallest sums ``C_{k-1}(s) + L(t, s)`` over all s and all ways to s.
+    Exact, in O(K N² count).
+
+    Parameters
+    ----------
+    costs : (T+1, T+1) array or costs
+        As :func:`dpdiff.solve` takes them.
+    steps : int
+        K.
+    count : int
+        How many; fewer are returned where there are fewer.
+
+    Returns
+    -------
+    list of (float, Schedule)
+        Cheapest first.
+
+    Examples
+    --------
+    >>> costs = [[0, 0, 0, 0], [1, 0, 0, 0], [4, 1, 0, 0], [9, 4, 1, 0]]
+    >>> [(total, path.timesteps) for total, path in best_paths(costs, 2, 5)]
+    [(5.0, (0, 2, 3)), (5.0, (0, 1, 3))]
+    """
+    costs = as_costs(costs)
+    if not 1 <= steps <= costs.T or count < 1:
+        raise InputError(
+            f"steps lie in 1…{costs.T} and count is at least 1, got {steps} and {count}"
+        )
+    jumps = checked_rows(costs.rows, 0, costs.T + 1)
+    totals = np.full((costs.T + 1, count), np.inf)  # the ways to every node, cheapest first
+    totals[0, 0] = 0
+    origins = []
+    for _ in range(steps):
+        parts = [_cheapest(jumps[i : i + BLOCK], totals) for i in range(0, len(jumps), BLOCK)]
+        totals, order = (np.concatenate(piece) for piece in zip(*parts, strict=True))
+        origins.append((costs.T - order // count, order % count))
+    best = []
+    for rank, total in enumerate(totals[-1]):
+        if total < np.inf:
+            path, place = [costs.T], rank
+            for origin, way in reversed(origins):
+                path, place = [*path, origin[path[-1], place]], way[path[-1], place]
+            best.append((float(total), schedule_of(costs, [int(i) for i in path[::-1]])))
+    return best
+
+
+def _cheapest(jumps: np.ndarray, totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of some nodes, the cheapest ways through all others; which they are, the nearest first."""
+    # From the nearest node on, so that of equals the shortest last jump comes first.
+    bids = (jumps[:, ::-1, None] + totals[None, ::-1]).reshape(len(jumps), -1)
+    order = np.argsort(bids, axis=1, kind="stable")[:, : totals.shape[1]]
+    return np.take_along_axis(bids, order, axis=1), order

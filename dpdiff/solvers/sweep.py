@@ -20,8 +20,8 @@ from numba import config
 
 from dpdiff.errors import InputError
 from dpdiff.runtime.compiled import compiled
-from dpdiff.solvers.protocols import Rows, checked
-from dpdiff.solvers.reference import BLOCK
+from dpdiff.solvers.jump_costs import Rows, checked_rows
+from dpdiff.solvers.recursion import BLOCK
 
 LOOKAHEAD = 2  # blocks of costs made before they are used
 SOURCES = 128  # rows of the table that a block reads before it writes; a multiple of 4
@@ -101,7 +101,7 @@ def blocks(pool: Executor, rows: Rows, T: int, dtype: type) -> Iterator[tuple[in
 
 def _block(rows: Rows, T: int, start: int, dtype: type) -> tuple[int, np.ndarray]:
     """One block of rows, filled up to a multiple of four rows."""
-    costs: np.ndarray = checked(rows, start, min(start + BLOCK, T + 1))
+    costs: np.ndarray = checked_rows(rows, start, min(start + BLOCK, T + 1))
     largest = np.abs(costs, where=np.isfinite(costs), out=np.zeros_like(costs)).max(initial=0)
     if dtype != np.float64 and largest * (T + 1) > np.finfo(dtype).max:
         raise InputError(
@@ -189,7 +189,7 @@ class Sweep:
         nodes, sums = np.full(len(budgets), self.T), np.zeros(len(budgets))
         shares = [np.array_split(values, threads) for values in (nodes, budgets.copy(), sums)]
         for start in range(self.T // BLOCK * BLOCK, -1, -BLOCK):
-            costs = checked(self.rows, start, min(start + BLOCK, self.T + 1))
+            costs = checked_rows(self.rows, start, min(start + BLOCK, self.T + 1))
             rough = costs.astype(self.strips.dtype)
             for task in [
                 pool.submit(_descend, self.strips, self.width, costs, rough, start, *share)

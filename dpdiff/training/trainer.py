@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,12 +18,72 @@ from tqdm import tqdm
 
 from dpdiff import data, models
 from dpdiff.data import FORMATS
-from dpdiff.denoiser import Denoiser
+from dpdiff.denoiser import Denoiser, Prediction
+from dpdiff.elbo import decoder_cost, jump_cost
 from dpdiff.errors import InputError
-from dpdiff.runtime import tensors
-from dpdiff.training.losses import losses
-from dpdiff.training.pace import forgetting, learning_rate_factor
+from dpdiff.noise import per_example
+from dpdiff.runtime import formats
 from dpdiff.training.recipes import BROUGHT, RECIPES, Recipe, build_network, build_noise
+
+
+def losses(
+    denoiser: Denoiser, x0: Tensor, t: np.ndarray, eps: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """The two parts of L_hybrid for a batch.
+
+    Parameters
+    ----------
+    denoiser : Denoiser
+        Under its learned-range variance, or one that has none.
+    x0, eps : Tensor, shape (B, ...)
+        Data in [-1, 1] and Gaussian noise.
+    t : ndarray of int, shape (B,)
+        Timesteps in 1 … T.
+
+    Returns
+    -------
+    simple : Tensor, shape (B,)
+        Mean squared error of the network's own target.
+    bound : Tensor, shape (B,)
+        ``T`` times the cost of the jump ``t → t - 1`` in bits/dim, an unbiased estimate of L_vlb
+        for uniform ``t``; gradients flow through the variance only. None without a learned
+        variance.
+    """
+    noise = denoiser.noise
+    f, g = noise.at(t, x0)
+    output, v = denoiser.network_output(f * x0 + g * eps, t)
+    simple = (denoiser.target(x0, t, eps) - output).square().flatten(1).mean(1)
+    if v is None:
+        return simple, None
+    x0_hat = denoiser.read(f * x0 + g * eps, t, output).detach()
+    prediction = Prediction(x0_hat, v)
+    s = np.maximum(t - 1, 1)  # the decoder takes the place of the jump to 0
+    gap = per_example(noise.snr_gap(t, s), x0)
+    jump = jump_cost(denoiser.log_ratio(t, s, prediction), (x0 - x0_hat) ** 2, gap)
+    first = per_example(t, x0) == 1
+    log_variance = torch.where(first, denoiser.decoder_log_variance(t, prediction), 0.0)
+    decoder = decoder_cost(x0, x0_hat, log_variance, denoiser.levels)
+    bound = torch.where(first, decoder, jump).flatten(1).mean(1) * (noise.T / math.log(2))
+    return simple, bound
+
+
+def forgetting(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+    """An average whose mean age is a tenth of all updates, until ``decay`` makes it shorter."""
+
+    def average(means: list[Tensor], weights: list[Tensor], count: Tensor) -> None:
+        share = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
+        for mean, weight in zip(means, weights, strict=True):
+            mean.lerp_(weight, share)
+
+    return average
+
+
+def learning_rate_factor(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then a half cosine down to zero."""
+    if step < recipe.warmup:
+        return (step + 1) / recipe.warmup
+    return 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+
 
 CHECKPOINT = "training.pt"
 
@@ -214,13 +276,13 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "rate": self.rate.state_dict(),
         }
-        tensors.write(self.folder / CHECKPOINT, state)
+        formats.write_tensors(self.folder / CHECKPOINT, state)
 
     def _resume(self) -> None:
         path = self.folder / CHECKPOINT
         if not path.exists():
             return
-        state = tensors.read_sealed(path, self.device)
+        state = formats.read_tensors(path, self.device)
         for name, own in self._identity().items():
             if state.get(name) != own:
                 raise InputError(

@@ -1,7 +1,8 @@
 r"""Schedules for DPM-Solver++(2M): each step's error depends on three nodes, and still adds up.
 
 2M's step from t to s (Lu et al., DPM-Solver++, 2022) goes on in the direction that x̂_0 took from r,
-the node before t, so that in the words of :mod:`dpdiff.trajectory.gram` it misses the teacher by
+the node before t, so that in the words of
+:mod:`dpdiff.trajectory.flow_costs` it misses the teacher by
 
 .. math:: e_{rts} = g_s \Big(\sum_k w_k (D_k - D_t) - a c\,(D_t - D_r)\Big), \qquad
           a = \sum_k w_k, \quad c = \frac{λ_s - λ_t}{2 (λ_t - λ_r)}, \quad λ = \log f/g.
@@ -19,9 +20,8 @@ from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
 from dpdiff.schedule import Schedule
 from dpdiff.solvers.plan import whole_number
-from dpdiff.trajectory.gram import inverse_scales, jump_table, squared_sums, sums_above
-from dpdiff.trajectory.refinement import largest_budget
-from dpdiff.trajectory.runs import Runs
+from dpdiff.trajectory.flow_costs import inverse_scales, jump_table, squared_sums, sums_above
+from dpdiff.trajectory.trajectories import Trajectories
 
 
 class Triples:
@@ -108,7 +108,7 @@ class SecondOrderPlan:
         return Schedule(tuple(self.nodes[path]))
 
 
-def second_order(paths: Runs, max_steps: int | None = None) -> SecondOrderPlan:
+def second_order(paths: Trajectories, max_steps: int | None = None) -> SecondOrderPlan:
     """Schedules for DPM-Solver++(2M), from trajectories of the first-order teacher.
 
     They have the least sum of ``flow`` costs of 2M's own steps, in place of DDIM's. On the bundled
@@ -147,13 +147,8 @@ def second_order(paths: Runs, max_steps: int | None = None) -> SecondOrderPlan:
     >>> second_order(paths).schedule(3).timesteps
     (0, 32, 61, 100)
     """
-    most = largest_budget(paths)
-    limit = most if max_steps is None else whole_number(max_steps, "max_steps")
-    if not 1 <= limit <= most:
-        raise InputError(
-            f"{len(paths.nodes) - 1} nodes serve budgets of 1…{most} steps, a quarter of them; got "
-            f"{limit}: run trajectories() with more nodes"
-        )
+    limit = paths.largest_budget if max_steps is None else whole_number(max_steps, "max_steps")
+    paths.check_budget(limit)
     noise = paths.denoiser.noise
     gains = paths.bands.gains(noise, paths.nodes[1:])
     triples = Triples(paths.grams.sum(0), gains, noise, paths.nodes)

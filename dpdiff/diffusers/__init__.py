@@ -1,0 +1,3 @@
+"""Schedules in the tools people already use."""
+
+from __future__ import annotations

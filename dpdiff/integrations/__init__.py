@@ -1,1 +1,0 @@
-"""Schedules in the tools people already use."""
