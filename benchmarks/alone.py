@@ -11,7 +11,7 @@ from time import perf_counter
 import numpy as np
 from cases import random_table, synthetic_lines, timed
 
-from dpdiff.solvers.plan import solve
+from dpdiff.solvers import solve
 
 
 def peak() -> int:

@@ -15,8 +15,8 @@ from numba import config, njit
 
 import dpdiff
 from dpdiff.network import PRECISIONS
-from dpdiff.solvers.jump_costs import Lines
-from dpdiff.trajectory.comparison import Comparison
+from dpdiff.solvers import Lines
+from dpdiff.trajectory import Comparison
 from dpdiff.variance import RULES
 
 DIMS = 3072

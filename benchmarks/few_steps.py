@@ -41,7 +41,7 @@ from dpdiff.models import BUNDLED, HOME
 from dpdiff.runtime import random_streams
 from dpdiff.runtime.files import replacing
 from dpdiff.strides import node_grid
-from dpdiff.trajectory.ancestral import VarianceLoss, variance_loss
+from dpdiff.trajectory import VarianceLoss, variance_loss
 from dpdiff.trajectory.run import start
 
 RESULTS = Path(__file__).parent / "results"

@@ -56,7 +56,7 @@ def worker(out, rank, count, port, named, point, reached):
 
 def stop_at(point, reached):
     """Once costs are being saved, stop before a call that changes the disk: (kind, number)."""
-    from dpdiff.costs.costs import Costs
+    from dpdiff.costs import Costs
 
     kinds, number = point
     left, save = [number], Costs.save

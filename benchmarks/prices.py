@@ -35,9 +35,9 @@ import numpy as np
 from pool import AROUND, load
 
 import dpdiff
-from dpdiff.costs.bootstrap import Thinned, _other_means, uncertainty
+from dpdiff.costs import Sample, uncertainty
+from dpdiff.costs.bootstrap import Thinned, _other_means
 from dpdiff.costs.measurement import few_timesteps
-from dpdiff.costs.smoothing import Sample
 from dpdiff.runtime.files import replacing
 from dpdiff.strides import spread
 

@@ -28,7 +28,7 @@ from cases import machine
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 import dpdiff
-from dpdiff.diffusers.schedulers import AncestralScheduler
+from dpdiff.diffusers import AncestralScheduler
 from dpdiff.models import improved_diffusion
 from dpdiff.models.improved_diffusion import Flags
 from dpdiff.runtime.files import replacing

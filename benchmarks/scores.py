@@ -30,8 +30,9 @@ from cases import faster, machine, with_speed
 
 import dpdiff
 from dpdiff.evaluation import evaluate_many
+from dpdiff.runtime import Workers, join
 from dpdiff.runtime.files import replacing
-from dpdiff.runtime.workers import ALONE, Workers, join
+from dpdiff.runtime.workers import ALONE
 
 BUDGETS = (8, 16, 32, 64, 128, 256)
 CHUNK, BATCH = 100, 25

@@ -28,8 +28,7 @@ from cases import (
     timed,
 )
 
-from dpdiff.solvers import jump_costs, recursion
-from dpdiff.solvers.plan import solve
+from dpdiff.solvers import jump_costs, recursion, solve
 
 HERE = Path(__file__).parent
 MEASURED = 256  # the budgets for which the slow methods are run; beyond, a multiple of that

@@ -11,12 +11,9 @@ The whole job in five lines::
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
-
+from dpdiff.facade import lazy
 from dpdiff.version import __version__
 
-# Names are imported when first used: torch alone takes longer to load than a command's --help.
 _HOMES = {
     "Bound": "dpdiff.evaluation",
     "Conditioned": "dpdiff.conditioned",
@@ -40,15 +37,4 @@ _HOMES = {
 }
 
 __all__ = ["__version__", *_HOMES]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'dpdiff' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

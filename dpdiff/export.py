@@ -95,7 +95,7 @@ def _scheduler(schedule: Schedule, denoiser: Denoiser | None) -> str:
     return f"""\
 # `pipe` is your pipeline. For DDIM instead of ancestral sampling, UnevenDDIMScheduler takes the
 # same arguments.
-from dpdiff.diffusers.schedulers import AncestralScheduler
+from dpdiff.diffusers import AncestralScheduler
 
 {lists}
 pipe.scheduler = AncestralScheduler.from_config(

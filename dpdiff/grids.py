@@ -14,7 +14,7 @@ def checked_numbers(values: Any, name: str) -> np.ndarray:
 
     Examples
     --------
-    >>> checked([1, 2], "sigmas")
+    >>> checked_numbers([1, 2], "sigmas")
     array([1., 2.])
     """
     try:

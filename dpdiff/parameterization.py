@@ -1,7 +1,7 @@
 """What a network's output estimates, and how the data is read from it.
 
 ``y_0`` is the data as the network was trained on it and ``x_t = f y_0 + g ε``. A new way to read
-an output is a new class here and an entry of :data:`READINGS`.
+an output is a new class here and an entry of :data:`PARAMETERIZATIONS`.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def parameterization_named(name: str, sigma_data: float) -> Parameterization:
 
     Examples
     --------
-    >>> type(reading_named("flow", 0.5)).__name__
+    >>> type(parameterization_named("flow", 0.5)).__name__
     'Flow'
     """
     if name.startswith("edm"):

@@ -86,7 +86,7 @@ def family_of(config: Mapping[str, Any]) -> str:
 
     Examples
     --------
-    >>> family({"_class_name": "EDMEulerScheduler"})
+    >>> family_of({"_class_name": "EDMEulerScheduler"})
     'edm'
     """
     name = config.get("_class_name", FAMILIES["betas"][0])

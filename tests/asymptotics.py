@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dpdiff.costs.bootstrap import REPLICATES, bootstrap
+from dpdiff.costs import bootstrap
+from dpdiff.costs.bootstrap import REPLICATES
 from dpdiff.errors import InputError
 
 CLOSE = 128  # timesteps

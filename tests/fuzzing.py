@@ -24,8 +24,7 @@ import torch
 
 import dpdiff
 from dpdiff import models
-from dpdiff.costs.costs import Costs
-from dpdiff.costs.measurement import measure
+from dpdiff.costs import Costs, measure
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.models.improved_diffusion import Flags

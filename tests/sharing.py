@@ -7,7 +7,7 @@ import torch
 from restarting import toy
 
 import dpdiff
-from dpdiff.runtime.workers import join
+from dpdiff.runtime import join
 
 
 def shared(folder, workers):

@@ -11,20 +11,25 @@ import pytest
 import torch
 
 from dpdiff import elbo, noising, variance
-from dpdiff.costs import statistics
-from dpdiff.costs.costs import Costs
-from dpdiff.costs.measurement import measure
+from dpdiff.costs import Costs, measure, statistics
 from dpdiff.denoiser import Denoiser
 from dpdiff.evaluation import evaluate
 from dpdiff.noise import NoiseSchedule
 from dpdiff.sampling import sample
 from dpdiff.schedule import Schedule
-from dpdiff.solvers import envelope, recursion
-from dpdiff.solvers.envelope import Envelope
-from dpdiff.solvers.jump_costs import Constrained, JumpCosts, Lines, Solver, Table
-from dpdiff.solvers.plan import solve
-from dpdiff.solvers.recursion import Reference
-from dpdiff.solvers.sweep import Sweep
+from dpdiff.solvers import (
+    Constrained,
+    Envelope,
+    JumpCosts,
+    Lines,
+    Reference,
+    Solver,
+    Sweep,
+    Table,
+    envelope,
+    recursion,
+    solve,
+)
 
 PACKAGE = Path(__file__).resolve().parent.parent / "dpdiff"
 
@@ -32,6 +37,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "dpdiff"
 ROOMS = [
     "version",
     "errors",
+    "facade",
     "runtime",
     "grids",
     "scheduler_table",

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from dpdiff.conditioned import Conditioned
-from dpdiff.costs.measurement import measure
+from dpdiff.costs import measure
 from dpdiff.data import check, levels
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
@@ -17,7 +17,7 @@ from dpdiff.network import identity
 from dpdiff.noise import NoiseSchedule
 from dpdiff.sampling import sample
 from dpdiff.schedule import Schedule
-from dpdiff.solvers.jump_costs import Constrained
+from dpdiff.solvers import Constrained
 
 NOISE = NoiseSchedule.cosine(6, first_beta=0.0025)
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 3, 4, 6)).astype(np.uint8)

@@ -17,13 +17,14 @@ from diffusers import DDPMScheduler
 import dpdiff
 from dpdiff import cli, models
 from dpdiff.cli import commands, main
-from dpdiff.cli.report import announcement
-from dpdiff.costs.measurement import measure
+from dpdiff.cli.estimate import announcement
+from dpdiff.costs import measure
 from dpdiff.denoiser import Denoiser
 from dpdiff.noise import NoiseSchedule
 from dpdiff.runtime import workers
 from dpdiff.schedule import Schedule
-from dpdiff.training.recipes import RECIPES, build_network
+from dpdiff.training import RECIPES
+from dpdiff.training.recipes import build_network
 
 OWN = """
 import numpy as np, torch, dpdiff

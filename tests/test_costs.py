@@ -8,15 +8,15 @@ import pytest
 import torch
 
 import dpdiff.noising
-from dpdiff.costs.costs import FORMAT, VERSION, Costs
-from dpdiff.costs.measurement import measure
+from dpdiff.costs import Costs, measure
+from dpdiff.costs.costs import FORMAT, VERSION
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.evaluation import evaluate
 from dpdiff.noise import NoiseSchedule
 from dpdiff.runtime import formats, random_streams
 from dpdiff.schedule import Schedule
-from dpdiff.solvers.plan import solve
+from dpdiff.solvers import solve
 
 
 @pytest.fixture(scope="module")

@@ -14,18 +14,18 @@ from PIL import Image
 
 import dpdiff
 from dpdiff.cli import main
-from dpdiff.costs.measurement import measure
+from dpdiff.costs import measure
 from dpdiff.data import check, pictures, training_sets
 from dpdiff.data.lazy import ROWS_AT_ONCE, Lazy
+from dpdiff.data.levels import say_once
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.evaluation import evaluate
 from dpdiff.noise import NoiseSchedule
 from dpdiff.noising import prior_costs
 from dpdiff.schedule import Schedule
-from dpdiff.training import recipes
-from dpdiff.training.recipes import RECIPES, build_network
-from dpdiff.training.trainer import Trainer
+from dpdiff.training import RECIPES, Trainer, recipes
+from dpdiff.training.recipes import build_network
 
 
 def pixels(*shape, seed=0):
@@ -404,7 +404,7 @@ def test_files_of_floats_are_recognised(tmp_path, begin, ending, capsys):
     levels[0] = 0, 0, 0, 0, 255, 255, 255, 255
     floats = (levels / 255 * (1 - begin) + begin).astype(np.float32)
     (np.save if ending == "npy" else np.savez)(path, floats)
-    levels.say_once.cache_clear()
+    say_once.cache_clear()
     images = check(dpdiff.images(path, shape=(1, 8, 8)), (1, 8, 8), 256)
     assert images.dtype == np.uint8
     np.testing.assert_array_equal(images[:, 0], levels)

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dpdiff import noising
-from dpdiff.costs.measurement import measure
+from dpdiff.costs import measure
 from dpdiff.denoiser import Denoiser
 from dpdiff.evaluation import evaluate_many
 from dpdiff.noise import NoiseSchedule

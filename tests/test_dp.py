@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpdiff.errors import InputError
-from dpdiff.solvers import jump_costs, recursion
-from dpdiff.solvers.plan import solve
-from dpdiff.solvers.sweep import MARGIN, WIDEST, Sweep, last_jump
+from dpdiff.solvers import Sweep, jump_costs, recursion, solve
+from dpdiff.solvers.sweep import MARGIN, WIDEST, last_jump
 
 METHODS = ["reference", "sweep", "sweep32"]
 

@@ -9,10 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpdiff.errors import InputError
-from dpdiff.solvers import recursion
-from dpdiff.solvers.envelope import Envelope, envelope_rows, falling
-from dpdiff.solvers.jump_costs import Lines
-from dpdiff.solvers.plan import solve
+from dpdiff.solvers import Envelope, Lines, recursion, solve
+from dpdiff.solvers.envelope import envelope_rows, falling
 
 
 def lines_of(*arrays):

@@ -15,7 +15,7 @@ from diffusers import DDPMPipeline
 import dpdiff
 from dpdiff import InputError, Schedule, models
 from dpdiff.cli import main
-from dpdiff.diffusers.schedulers import AncestralScheduler
+from dpdiff.diffusers import AncestralScheduler
 from dpdiff.export import FORMATS, snippet
 
 STEPS = 5

@@ -13,7 +13,8 @@ import torch
 
 import dpdiff
 from dpdiff import models
-from dpdiff.training.recipes import RECIPES, build_network
+from dpdiff.training import RECIPES
+from dpdiff.training.recipes import build_network
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "benchmarks" / "results"

@@ -10,15 +10,11 @@ import torch
 
 import dpdiff
 from dpdiff import strides
-from dpdiff.costs import measurement
-from dpdiff.costs.bootstrap import bootstrap, uncertainty
-from dpdiff.costs.costs import Costs
-from dpdiff.costs.measurement import measure
-from dpdiff.costs.smoothing import Sample
+from dpdiff.costs import Costs, Sample, bootstrap, measure, measurement, uncertainty
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
-from dpdiff.solvers.plan import solve
+from dpdiff.solvers import solve
 from tests import asymptotics
 
 T, D = 300, 3

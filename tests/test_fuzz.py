@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import dpdiff
-from dpdiff.costs.costs import Costs
+from dpdiff.costs import Costs
 from dpdiff.errors import InputError
 from dpdiff.models.improved_diffusion import Flags
 from dpdiff.runtime import files, formats

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from dpdiff.costs.measurement import measure
+from dpdiff.costs import measure
 from dpdiff.denoiser import Denoiser
 from dpdiff.evaluation import evaluate
 from dpdiff.noise import NoiseSchedule
 from dpdiff.sampling import sample
 from dpdiff.schedule import Schedule
-from dpdiff.solvers.plan import solve
+from dpdiff.solvers import solve
 
 SPREAD = np.array([0.8, 0.5, 0.2])  # standard deviation of each dimension
 T = 1000

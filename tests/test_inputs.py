@@ -10,8 +10,7 @@ import torch
 import dpdiff
 from dpdiff import models
 from dpdiff.cli import main
-from dpdiff.costs.costs import Costs
-from dpdiff.costs.measurement import measure
+from dpdiff.costs import Costs, measure
 from dpdiff.data import check
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError

@@ -11,7 +11,7 @@ from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler
 
 import dpdiff
 from dpdiff import InputError, Schedule, models
-from dpdiff.diffusers.schedulers import AncestralScheduler, UnevenDDIMScheduler
+from dpdiff.diffusers import AncestralScheduler, UnevenDDIMScheduler
 from dpdiff.noise import NoiseSchedule
 from dpdiff.runtime import random_streams
 from dpdiff.sampling import ancestral, ddim

@@ -22,8 +22,8 @@ from tiny_pipelines import (
 
 import dpdiff
 from dpdiff import InputError, Schedule
+from dpdiff.diffusers import AncestralScheduler, UnevenDDIMScheduler
 from dpdiff.diffusers.pipelines import PIPELINES, packed, unpacked
-from dpdiff.diffusers.schedulers import AncestralScheduler, UnevenDDIMScheduler
 
 GUIDED = ("DiTPipeline", "StableDiffusionPipeline", "StableDiffusionXLPipeline")
 GUIDED += ("StableDiffusion3Pipeline",)

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 import dpdiff
 from dpdiff.errors import InputError
 from dpdiff.schedule import Schedule
-from dpdiff.solvers.jump_costs import Constrained, Unit
-from dpdiff.solvers.plan import solve
+from dpdiff.solvers import Constrained, Unit, solve
 
 SQUARES = np.subtract.outer(np.arange(7), np.arange(7)) ** 2.0
 

@@ -10,14 +10,14 @@ from diffusers import (
 )
 
 import dpdiff
-from dpdiff.costs.costs import Costs
+from dpdiff.costs import Costs
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
 from dpdiff.parameterization import PARAMETERIZATIONS, parameterization_named
 from dpdiff.sampling import sample
 from dpdiff.schedule import Schedule
-from dpdiff.solvers.plan import solve
+from dpdiff.solvers import solve
 
 T, D = 40, 3
 SIGMAS = np.geomspace(0.02, 20, T)  # g/f, the same in every family

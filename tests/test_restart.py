@@ -13,7 +13,8 @@ import restarting
 from restarting import IMAGES, SlowNetwork, T, command, toy
 
 import dpdiff
-from dpdiff.costs.measurement import Job, every_timestep, measure
+from dpdiff.costs import measure
+from dpdiff.costs.measurement import Job, every_timestep
 from dpdiff.errors import InputError
 from dpdiff.runtime import checkpoints, formats
 from dpdiff.runtime.batches import cut

@@ -12,8 +12,8 @@ from tiny_pipelines import CONDITIONS, pipeline, unet2d
 
 import dpdiff
 from dpdiff import Denoiser, InputError, NoiseSchedule, Schedule, scheduler_table
+from dpdiff.diffusers import AncestralScheduler, UnevenDDIMScheduler
 from dpdiff.diffusers.configs import read_scheduler
-from dpdiff.diffusers.schedulers import AncestralScheduler, UnevenDDIMScheduler
 from dpdiff.export import snippet
 
 KNOWN = [name for names in scheduler_table.FAMILIES.values() for name in names]

@@ -14,11 +14,12 @@ import dpdiff
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
-from dpdiff.solvers.plan import solve
+from dpdiff.solvers import solve
 from dpdiff.strides import node_grid
+from dpdiff.trajectory import SecondOrderPlan
 from dpdiff.trajectory.flow_costs import Bands, jump_table
 from dpdiff.trajectory.run import predictions, start, states
-from dpdiff.trajectory.second_order import SecondOrderPlan, Triples, second_order
+from dpdiff.trajectory.second_order import Triples, second_order
 
 N = 12
 

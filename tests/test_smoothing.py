@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from dpdiff.costs.costs import Costs
+from dpdiff.costs import Costs
 from dpdiff.costs.smoothing import chosen_width, positive, smoother
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
-from dpdiff.solvers.plan import solve
+from dpdiff.solvers import solve
 
 T = 1000
 NOISE = NoiseSchedule.linear(T)

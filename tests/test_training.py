@@ -19,8 +19,8 @@ from dpdiff.elbo import jump_cost
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
 from dpdiff.runtime import formats
-from dpdiff.training import recipes, trainer
-from dpdiff.training.trainer import Trainer
+from dpdiff.training import Trainer, recipes
+from dpdiff.training import trainer as training
 
 TINY = replace(
     recipes.RECIPES["digits"], channels=(16, 16), steps=6, batch=8, validate_every=2, warmup=2
@@ -62,7 +62,7 @@ def test_a_run_in_bf16_goes_on_in_bf16_alone(tmp_path):
         Trainer(TINY, tmp_path / "bf16")
     assert Trainer(TINY, tmp_path / "bf16", precision="bf16").step == 4
     with pytest.raises(InputError, match="bf16 or float32"):
-        trainer.train("digits", tmp_path / "fp16", precision="fp16")
+        training.train("digits", tmp_path / "fp16", precision="fp16")
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
@@ -70,14 +70,14 @@ def test_every_weight_moves_by_the_gradient_of_the_loss(tmp_path, monkeypatch, p
     """Against the plain network: a compiler once gave the inner levels gradients of zero."""
     recipe = replace(TINY, dropout=0.0)
     trainer = Trainer(recipe, tmp_path, precision=precision)
-    plain, loss_of = copy.deepcopy(trainer.network), trainer.losses
+    plain, loss_of = copy.deepcopy(trainer.network), training.losses
 
     def losses(updated, *batch):
         simple, bound = loss_of(trainer._denoiser(plain), *batch)
         (simple.mean() + recipe.vlb_weight * bound.mean()).backward()
         return loss_of(updated, *batch)
 
-    monkeypatch.setattr(trainer, "losses", losses)
+    monkeypatch.setattr(training, "losses", losses)
     trainer._update()
     whole = torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0).clamp(max=1.0)
     tolerance = 1e-6 if precision == "float32" else 0.05
@@ -91,7 +91,7 @@ def test_every_weight_moves_by_the_gradient_of_the_loss(tmp_path, monkeypatch, p
 @pytest.mark.parametrize(("decay", "age"), [(0.9999, 300), (0.99, 99), (0.9, 9)])
 def test_the_average_is_a_mean_that_forgets(decay, age):
     """Of weights that are their own number: the mean age is n/10 or decay/(1 - decay)."""
-    mean, average, updates = torch.ones(1, dtype=torch.float64), trainer.forgetting(decay), 3000
+    mean, average, updates = torch.ones(1, dtype=torch.float64), training.forgetting(decay), 3000
     for count in range(2, updates + 1):
         average([mean], [torch.full_like(mean, count)], torch.tensor(count))
     assert updates - mean.item() == pytest.approx(age, rel=0.02)
@@ -152,7 +152,7 @@ def test_the_bound_teaches_the_variance_and_the_error_the_mean():
     generator = torch.Generator().manual_seed(0)
     x0 = torch.rand(3, 1, 2, 2, generator=generator) * 2 - 1
     eps = torch.randn(x0.shape, generator=generator)
-    both = trainer.losses(denoiser, x0, np.array([1, 2, 40]), eps)
+    both = training.losses(denoiser, x0, np.array([1, 2, 40]), eps)
     for loss, taught in zip(both, (0, 1), strict=True):
         for part in loss:
             (gradient,) = torch.autograd.grad(part, weights, retain_graph=True)
@@ -175,7 +175,7 @@ def test_losses_are_the_hybrid_of_its_parts():
         denoiser = Denoiser(
             network, noise, predicts=predicts, variance="learned_range", shape=(1, 2, 2)
         )
-        simple, bound = trainer.losses(denoiser, x0, t, eps)
+        simple, bound = training.losses(denoiser, x0, t, eps)
         for i, step in enumerate(t):
             f, g = noise.f[step], noise.g[step]
             x_t = f * x0[i] + g * eps[i]
@@ -192,12 +192,12 @@ def test_recipes_do_not_mix(tmp_path):
     with pytest.raises(InputError, match="another recipe"):
         Trainer(replace(TINY, seed=1), tmp_path)
     with pytest.raises(InputError, match="no recipe 'cats'"):
-        trainer.train("cats", tmp_path)
+        training.train("cats", tmp_path)
 
 
 def test_a_checkpoint_that_is_damaged_is_refused(tmp_path):
     Trainer(TINY, tmp_path)._checkpoint()
-    path = tmp_path / trainer.CHECKPOINT
+    path = tmp_path / training.CHECKPOINT
     whole = path.read_bytes()
     for content in (b"", b"garbage", whole[:-1], whole[:5000] + b"!" + whole[5001:]):
         path.write_bytes(content)
@@ -216,7 +216,7 @@ def test_a_killed_run_leaves_a_whole_checkpoint(tmp_path):
         f"training.Trainer(tiny, Path({str(tmp_path)!r})).run(progress=False)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code])
-    checkpoint = tmp_path / trainer.CHECKPOINT
+    checkpoint = tmp_path / training.CHECKPOINT
     deadline = time.monotonic() + 120
     while not checkpoint.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -228,7 +228,7 @@ def test_a_killed_run_leaves_a_whole_checkpoint(tmp_path):
 
 def test_the_written_model_says_what_it_was_trained_with(tmp_path, monkeypatch):
     monkeypatch.setitem(recipes.RECIPES, "digits", replace(TINY, steps=1))
-    trainer.train("digits", tmp_path, device=torch.device("cpu"), progress=False)
+    training.train("digits", tmp_path, device=torch.device("cpu"), progress=False)
     about = json.loads((tmp_path / "dpdiff.json").read_text())
     made_with = (about["precision"], about["device"], about["torch"])
     assert made_with == ("float32", "cpu", torch.__version__)

@@ -17,14 +17,14 @@ from dpdiff import strides
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
-from dpdiff.runtime.workers import Workers
+from dpdiff.runtime import Workers
 from dpdiff.sampling import sample
 from dpdiff.schedule import Schedule
-from dpdiff.solvers.jump_costs import Constrained
-from dpdiff.solvers.plan import best_paths, solve
+from dpdiff.solvers import Constrained, best_paths, solve
 from dpdiff.strides import chosen_nodes, node_grid
+from dpdiff.trajectory import Comparison
 from dpdiff.trajectory import run as teacher_run
-from dpdiff.trajectory.comparison import Comparison, nearer
+from dpdiff.trajectory.comparison import nearer
 from dpdiff.trajectory.flow_costs import Bands, bands_of, gram, jump_table
 from dpdiff.trajectory.run import predictions, start, states
 

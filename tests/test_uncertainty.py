@@ -8,9 +8,7 @@ import torch
 
 import dpdiff
 from dpdiff.cli import main
-from dpdiff.costs import statistics
-from dpdiff.costs.bootstrap import uncertainty
-from dpdiff.costs.costs import Costs
+from dpdiff.costs import Costs, statistics, uncertainty
 from dpdiff.denoiser import Denoiser, Prediction
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule

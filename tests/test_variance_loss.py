@@ -10,7 +10,8 @@ import dpdiff
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
 from dpdiff.schedule import Schedule
-from dpdiff.trajectory.ancestral import Residuals, VarianceLoss, _growth, variance_loss
+from dpdiff.trajectory import VarianceLoss, variance_loss
+from dpdiff.trajectory.ancestral import Residuals, _growth
 
 NOISE = NoiseSchedule.linear(1000)
 VARIANCES = np.array([0.04, 0.25, 0.64])

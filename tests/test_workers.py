@@ -20,8 +20,8 @@ from dpdiff.cli import main
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
-from dpdiff.runtime import workers
-from dpdiff.runtime.workers import WorkerError, Workers
+from dpdiff.runtime import Workers, workers
+from dpdiff.runtime.workers import WorkerError
 
 T = 12
 HERE = Path(__file__).parent

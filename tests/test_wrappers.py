@@ -10,7 +10,7 @@ import torch
 
 import dpdiff
 from dpdiff.cli import main
-from dpdiff.costs.measurement import measure
+from dpdiff.costs import measure
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.evaluation import evaluate, rounding_effect

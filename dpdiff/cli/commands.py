@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dpdiff
-from dpdiff import data
 from dpdiff.cli import checks, inputs
 from dpdiff.cli.report import report, report_rounding
 from dpdiff.cli.samples import optimize_for_samples
-from dpdiff.costs.costs import VERSION
 from dpdiff.errors import InputError
 from dpdiff.runtime import checkpoints
 from dpdiff.runtime.workers import device, join
@@ -26,39 +24,7 @@ if TYPE_CHECKING:
 
 
 # Options that decide what is in a costs file.
-DECISIVE_OPTIONS = (
-    "model",
-    "data",
-    "split",
-    "seed",
-    "batch_size",
-    "variance",
-    "precision",
-    "compile",
-)
-
-
-def command_digest(denoiser: Denoiser, images: Any, options: argparse.Namespace) -> str:
-    """A digest of all that decides what a measuring command writes."""
-    settings = {name: getattr(options, name) for name in DECISIVE_OPTIONS}
-    amounts = ("calls", "regret", "per_step") + (("steps",) if options.regret else ())
-    settings |= {name: getattr(options, name) for name in amounts}
-    settings |= {"version": VERSION, "model": denoiser.fingerprint, "name": options.model}
-    settings |= {"images": len(images), "digest": data.digest(images)}
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def finished_costs(out: Path, command: str) -> Costs | None:
-    """The costs in a file, if the command of that digest wrote them."""
-    if not out.exists():
-        return None
-    try:
-        costs = dpdiff.Costs.load(out)
-    except InputError:
-        return None  # another version's or a damaged one, which will be replaced
-    return costs if costs.provenance.get("command") == command else None
-
-
+DECISIVE = ("model", "data", "split", "seed", "batch_size", "variance", "precision", "compile")
 BUDGETS = (8, 16, 32, 64, 128, 256)
 REGRET = 0.01  # bits/dim that `optimize` measures down to unless it is given an amount
 
@@ -113,7 +79,7 @@ def _measure_anew(
     denoiser: Denoiser, images: Any, folder: Path, options: argparse.Namespace, command: str
 ) -> Costs:
     """Say what is about to happen, and measure."""
-    from dpdiff.cli.report import announcement
+    from dpdiff.cli.estimate import announcement
 
     inputs.try_out(denoiser)
     inputs.speak(options)
@@ -136,6 +102,30 @@ def _measure_anew(
         costs = costs.with_variance(options.variance)
     about = {"name": options.model, "data": options.data, "split": options.split}
     return replace(costs, provenance=costs.provenance | about | {"command": command})
+
+
+def command_digest(denoiser: Denoiser, images: Any, options: argparse.Namespace) -> str:
+    """A digest of all that decides what a measuring command writes."""
+    from dpdiff import data
+    from dpdiff.costs.costs import VERSION
+
+    settings = {name: getattr(options, name) for name in DECISIVE}
+    amounts = ("calls", "regret", "per_step") + (("steps",) if options.regret else ())
+    settings |= {name: getattr(options, name) for name in amounts}
+    settings |= {"version": VERSION, "model": denoiser.fingerprint, "name": options.model}
+    settings |= {"images": len(images), "digest": data.digest(images)}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def finished_costs(out: Path, command: str) -> Costs | None:
+    """The costs in a file, if the command of that digest wrote them."""
+    if not out.exists():
+        return None
+    try:
+        costs = dpdiff.Costs.load(out)
+    except InputError:
+        return None  # another version's or a damaged one, which will be replaced
+    return costs if costs.provenance.get("command") == command else None
 
 
 def solve(options: argparse.Namespace) -> None:

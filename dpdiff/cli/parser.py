@@ -74,6 +74,12 @@ def build_parser() -> argparse.ArgumentParser:
     _add_variance(command, "the costs' own")
     _add_budgets(command)
 
+    _add_uses(commands)
+    return parser
+
+
+def _add_uses(commands: Any) -> None:
+    """The commands that use schedules, and the one that trains."""
     spelling = "a schedule file, or even:K, quadratic:K or dp:K for K steps"
     command = _command(commands, "sample", run.sample, "draw samples into one PNG picture")
     _add_model(command)
@@ -111,7 +117,6 @@ def build_parser() -> argparse.ArgumentParser:
         "--precision", default="float32", choices=("float32", "bf16"), help="of the updates"
     )
     command.add_argument("--out", default="model", help="folder for checkpoint and model")
-    return parser
 
 
 def _command(

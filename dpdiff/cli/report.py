@@ -2,108 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import dpdiff
-from dpdiff import noising
-from dpdiff.costs import statistics
-from dpdiff.costs.measurement import TIMESTEPS, in_rounds
-from dpdiff.denoiser import Denoiser
-from dpdiff.runtime.batches import Halving
 from dpdiff.runtime.files import write_all
-from dpdiff.runtime.workers import join
 
 if TYPE_CHECKING:
     from dpdiff.costs.costs import Costs
     from dpdiff.denoiser import Denoiser
     from dpdiff.schedule import Schedule
     from dpdiff.solvers.plan import Plan
-
-
-SLOW = 5.0  # seconds of a first call after which no second one is made to warm up
-
-
-def announcement(denoiser: Denoiser, images: Any, options: argparse.Namespace) -> str:
-    """How many network calls measuring takes, one image each, and about how long; a line.
-
-    Parameters
-    ----------
-    denoiser, images
-        As :func:`dpdiff.measure` takes them.
-    options : argparse.Namespace
-        What it was asked for.
-    """
-    T = denoiser.noise.T
-    if options.per_step is not None:
-        calls = T * min(options.per_step, len(images))
-        what = f"all {T:,} timesteps"
-    else:
-        calls = options.calls or T
-        what = "a few timesteps"
-    if options.regret is not None:
-        what = f"in rounds until schedules lose less than {options.regret} bits/dim"
-    size = min(options.batch_size, calls)
-    each = seconds_a_call(denoiser, images, size) / size
-    line = (
-        f"measuring {what}: at {1000 * each:.2g} ms a network call, {calls:,} calls take about "
-        f"{spoken(calls * each / join().count)}"
-    )
-    most = TIMESTEPS * len(images)
-    if options.regret is None or not in_rounds(T) or most <= calls:
-        return line
-    all_of_them = spoken(most * each / join().count)
-    return f"{line}; if all images are needed, {most:,} calls and {all_of_them}"
-
-
-def seconds_a_call(denoiser: Denoiser, images: Any, size: int) -> float:
-    """How long a network call of so many images takes, with what is made of its output."""
-    rows = np.arange(size) % len(images)
-    t = np.full(size, (denoiser.noise.T + 1) // 2)
-    batch = noising.prepare(denoiser, images, t, rows, seed=0)
-    halving = Halving()
-    return seconds_of(lambda: halving(partial(_look_at_batch, denoiser, batch), size))
-
-
-def seconds_of(work: Callable[[], Any]) -> float:
-    """How long some work takes the second time, or the first time if that was slow."""
-    for _ in range(2):
-        begin = time.perf_counter()
-        work()
-        seconds = time.perf_counter() - begin
-        if seconds > SLOW:
-            break
-    return seconds
-
-
-def _look_at_batch(denoiser: Denoiser, batch: noising.Batch, rows: slice) -> None:
-    batch = batch.part(rows)
-    values = statistics.per_image(denoiser, batch.t, *noising.predict(denoiser, batch))
-    values["mse"].cpu()  # on a GPU, work is done when its result is asked for
-
-
-def spoken(seconds: float) -> str:
-    """A duration in words.
-
-    Examples
-    --------
-    >>> spoken(0.3), spoken(95), spoken(4000), spoken(90000)
-    ('1 second', '2 minutes', '1.1 hours', '25 hours')
-    """
-    if seconds < 90:
-        count = max(1, round(seconds))
-        return f"{count} second{'s' if count > 1 else ''}"
-    if seconds < 3600:
-        return f"{round(seconds / 60)} minutes"
-    hours = seconds / 3600
-    return f"{hours:.1f} hours" if hours < 10 else f"{round(hours)} hours"
 
 
 def report_rounding(denoiser: Denoiser, images: np.ndarray, count: int = 8) -> None:

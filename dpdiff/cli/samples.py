@@ -71,7 +71,7 @@ def optimize_for_samples(options: argparse.Namespace) -> None:
 
 
 def _announcement(denoiser: Denoiser, nodes: np.ndarray, budgets: list[int]) -> str:
-    from dpdiff.cli.report import seconds_of, spoken
+    from dpdiff.cli.estimate import seconds_of, spoken
     from dpdiff.trajectory.comparison import first_noises
     from dpdiff.trajectory.run import predictions, start
 

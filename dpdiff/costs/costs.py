@@ -62,7 +62,7 @@ def write_costs(
 def read_costs(
     path: str | Path,
 ) -> tuple[NoiseSchedule, tuple[int, ...], str, dict, dict[str, Any]]:
-    """The fields of :class:`dpdiff.Costs`, in their order, as :func:`write` was given them.
+    """The fields of :class:`dpdiff.Costs`, in their order, as :func:`write_costs` was given them.
 
     Raises
     ------

@@ -75,7 +75,7 @@ def every_timestep(T: int, count: int, per_step: int, seed: int) -> Stage:
 
     Examples
     --------
-    >>> dense(4, count=3, per_step=3, seed=0).rows(1)
+    >>> every_timestep(4, count=3, per_step=3, seed=0).rows(1)
     array([0, 1, 2])
     """
     per_step = min(per_step, count)
@@ -115,7 +115,7 @@ def few_timesteps(noise: NoiseSchedule, count: int, calls: int, seed: int) -> St
 
     Examples
     --------
-    >>> stage = few(NoiseSchedule.linear(1000), count=5000, calls=4000, seed=0)
+    >>> stage = few_timesteps(NoiseSchedule.linear(1000), count=5000, calls=4000, seed=0)
     >>> len(stage.timesteps), stage.images
     (96, 41)
     """

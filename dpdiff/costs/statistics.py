@@ -18,7 +18,7 @@ def chebyshev_nodes(count: int) -> np.ndarray:
 
     Examples
     --------
-    >>> nodes(2).round(4)
+    >>> chebyshev_nodes(2).round(4)
     array([ 0.7071, -0.7071])
     """
     return np.cos(np.pi * (np.arange(count) + 0.5) / count)
@@ -29,8 +29,8 @@ def chebyshev_transform(count: int) -> np.ndarray:
 
     Examples
     --------
-    >>> values = 3 + 2 * nodes(4)
-    >>> np.allclose(transform(4) @ values, [3, 2, 0, 0])
+    >>> values = 3 + 2 * chebyshev_nodes(4)
+    >>> np.allclose(chebyshev_transform(4) @ values, [3, 2, 0, 0])
     True
     """
     angles = np.pi * np.outer(np.arange(count), np.arange(count) + 0.5) / count
@@ -56,7 +56,7 @@ def chebyshev_sum(coefficients: np.ndarray, x: np.ndarray) -> np.ndarray:
 
     Examples
     --------
-    >>> evaluate(np.array([[3.0, 2.0, 1.0]]), np.array([[0.0, 1.0]]))
+    >>> chebyshev_sum(np.array([[3.0, 2.0, 1.0]]), np.array([[0.0, 1.0]]))
     array([[2., 6.]])
     """
     rows, terms = coefficients.shape

@@ -1,6 +1,6 @@
 """Pipelines of diffusers as denoisers: what their networks are called with, and on what.
 
-A new pipeline is a new class here and an entry of :data:`KINDS`.
+A new pipeline is a new class here and an entry of :data:`PIPELINES`.
 """
 
 from __future__ import annotations

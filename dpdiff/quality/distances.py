@@ -212,7 +212,7 @@ def kernel_distance(features_a: Any, features_b: Any) -> Distance:
     --------
     >>> a = np.array([[0.0], [0.0], [0.0]])
     >>> kernel_distance(a, a + 1)  # 1 + 2³ - 2·1
-    Estimate(value=7.0, stderr=0.0)
+    Distance(value=7.0, stderr=0.0)
     """
     a, b = checked_features(features_a, features_b)
     for features in (a, b):

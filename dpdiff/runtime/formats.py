@@ -38,7 +38,7 @@ def with_checksum(content: bytes) -> bytes:
     >>> import io
     >>> buffer = io.BytesIO()
     >>> zipfile.ZipFile(buffer, "w").close()
-    >>> zipfile.ZipFile(io.BytesIO(sealed(buffer.getvalue()))).comment[:8]
+    >>> zipfile.ZipFile(io.BytesIO(with_checksum(buffer.getvalue()))).comment[:8]
     b'c9982e03'
     """
     if content[-2:] != b"\0\0":
@@ -48,7 +48,7 @@ def with_checksum(content: bytes) -> bytes:
 
 
 def checked_content(path: str | Path, kind: str, at_most: int) -> bytes:
-    """The bytes of a file that :func:`sealed` made, if they are as they were written.
+    """The bytes of a file that :func:`with_checksum` made, if they are as they were written.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        As :func:`parsed`, or if the file is missing, too long or not an ordinary file.
+        As :func:`parsed_json`, or if the file is missing, too long or not an ordinary file.
     """
     content = contents(path, JSON_AT_MOST)
     try:
@@ -142,9 +142,9 @@ def parsed_json(text: str, source: str | Path) -> dict[str, Any]:
 
     Examples
     --------
-    >>> parsed('{"levels": 17}', "example")
+    >>> parsed_json('{"levels": 17}', "example")
     {'levels': 17}
-    >>> parsed('[17]', "example")
+    >>> parsed_json('[17]', "example")
     Traceback (most recent call last):
     dpdiff.errors.InputError: cannot read example: it holds a list where an object {...} is expected
     """
@@ -178,7 +178,7 @@ def signed_json(document: dict[str, Any]) -> str:
 
     Examples
     --------
-    >>> check_digest(parsed(signed({"levels": 17}), "example"), "example")
+    >>> check_digest(parsed_json(signed_json({"levels": 17}), "example"), "example")
     {'levels': 17}
     """
     whole = document | {DIGEST_NAME: _json_digest(document)}
@@ -186,7 +186,7 @@ def signed_json(document: dict[str, Any]) -> str:
 
 
 def check_digest(document: dict[str, Any], source: str | Path) -> dict[str, Any]:
-    """The values of an object that :func:`signed` wrote.
+    """The values of an object that :func:`signed_json` wrote.
 
     Raises
     ------
@@ -200,12 +200,12 @@ def check_digest(document: dict[str, Any], source: str | Path) -> dict[str, Any]
 
 
 def read_signed_json(path: str | Path, format: str, version: int) -> dict[str, Any]:
-    """What :func:`signed` made and a file holds, if it is of the wanted format and version.
+    """What :func:`signed_json` made and a file holds, if it is of the wanted format and version.
 
     Raises
     ------
     InputError
-        As :func:`read` and :func:`check_digest`, or if it is of another format or version.
+        As :func:`read_json` and :func:`check_digest`, or if it is of another format or version.
     """
     document, kind = read_json(path), format.split("-")[-1]
     if document.get("format") != format:
@@ -266,8 +266,8 @@ def write_arrays(path: str | Path, about: dict[str, Any], arrays: Arrays) -> Non
     --------
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "example.npz"
-    >>> write(path, {"format": "example", "version": 1}, {"x": np.arange(2)})
-    >>> read(path, "example", 1)
+    >>> write_arrays(path, {"format": "example", "version": 1}, {"x": np.arange(2)})
+    >>> read_arrays(path, "example", 1)
     ({'format': 'example', 'version': 1}, {'x': array([0, 1])})
     """
     buffer = io.BytesIO()
@@ -278,7 +278,7 @@ def write_arrays(path: str | Path, about: dict[str, Any], arrays: Arrays) -> Non
 
 
 def read_arrays(path: str | Path, format: str, version: int) -> tuple[dict[str, Any], Arrays]:
-    """What :func:`write` wrote, if it is of the wanted format and version.
+    """What :func:`write_arrays` wrote, if it is of the wanted format and version.
 
     Nothing is unpacked before its size is known, and known to be small enough.
 
@@ -335,8 +335,8 @@ def write_tensors(path: str | Path, state: dict[str, Any]) -> None:
     --------
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "example.pt"
-    >>> write(path, {"step": 3})
-    >>> read_sealed(path, "cpu")
+    >>> write_tensors(path, {"step": 3})
+    >>> read_tensors(path, "cpu")
     {'step': 3}
     """
     buffer = io.BytesIO()
@@ -346,7 +346,7 @@ def write_tensors(path: str | Path, state: dict[str, Any]) -> None:
 
 
 def read_tensors(path: str | Path, device: str | torch.device) -> dict[str, Any]:
-    """What :func:`write` wrote.
+    """What :func:`write_tensors` wrote.
 
     Raises
     ------

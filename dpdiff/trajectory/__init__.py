@@ -7,3 +7,18 @@ module and a function cannot share one.
 """
 
 from __future__ import annotations
+
+from dpdiff.facade import lazy
+
+_HOMES = {
+    "Comparison": "dpdiff.trajectory.comparison",
+    "LeastLoss": "dpdiff.trajectory.ancestral",
+    "Recommendation": "dpdiff.trajectory.trajectories",
+    "SecondOrderPlan": "dpdiff.trajectory.second_order",
+    "Trajectories": "dpdiff.trajectory.trajectories",
+    "VarianceLoss": "dpdiff.trajectory.ancestral",
+    "variance_loss": "dpdiff.trajectory.ancestral",
+}
+
+__all__ = [*_HOMES]
+__getattr__, __dir__ = lazy(__name__, _HOMES)
