@@ -57,8 +57,7 @@ from dpdiff.models import BUNDLED
 from dpdiff.noise import NoiseSchedule
 from dpdiff.runtime.files import replacing
 from dpdiff.strides import node_grid
-from dpdiff.trajectory import Comparison
-from dpdiff.trajectory.comparison import Trajectories
+from dpdiff.trajectory import Comparison, Trajectories
 from dpdiff.trajectory.run import predictions, start, states
 from dpdiff.trajectory.second_order import second_order
 

@@ -10,14 +10,16 @@ import pickle
 import re
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.lib import format as npy
 
 from dpdiff.errors import InputError
 from dpdiff.runtime.files import contents, regular, replacing
+
+if TYPE_CHECKING:
+    import torch
 
 CHECKSUM_LENGTH = 64  # hexadecimal digits of SHA-256
 UNPACKABLE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what unpacks a bounded piece at a time
@@ -339,6 +341,8 @@ def write_tensors(path: str | Path, state: dict[str, Any]) -> None:
     >>> read_tensors(path, "cpu")
     {'step': 3}
     """
+    import torch
+
     buffer = io.BytesIO()
     torch.save(state, buffer)
     with replacing(path) as file:
@@ -378,6 +382,8 @@ def read_state_dict(path: str | Path) -> dict[str, Any]:
 
 
 def _state_dict(file: Any, device: str | torch.device) -> dict[str, Any]:
+    import torch
+
     try:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
