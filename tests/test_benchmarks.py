@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import house
 import numpy as np
 import pytest
 import scores
+import torch
 
 import dpdiff
 
@@ -93,3 +95,40 @@ def test_a_table_of_scores_that_grew_is_that_of_all_images(parts):
     for (rule, kind, steps), values in bits.items():
         expected = [values.mean(), values.std(ddof=1) / np.sqrt(len(values))]
         np.testing.assert_allclose(table[rule][kind][str(steps)], expected, atol=1e-6)
+
+
+ROOMS = '''"""Says
+something."""
+
+from math import (
+    pi,
+)
+
+from toyhouse import cellar
+
+
+def call(network, x):  # a comment
+    """Says what."""
+    return [cellar.lower(network, part, text=("one", # two
+                                              "three")) for part in (x, x)]
+
+
+def unused():
+    return pi
+'''
+
+
+def test_house_counts_lines_and_the_functions_of_a_call(tmp_path, monkeypatch):
+    package = tmp_path / "toyhouse"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "rooms.py").write_text(ROOMS)
+    (package / "cellar.py").write_text("def lower(network, x, text):\n    return network(x)\n")
+    sums = {"files": 3, "lines of code": 11, "lines of imports": 4, "functions": 3}
+    assert house.size(package) == sums
+    monkeypatch.syspath_prepend(tmp_path)
+    from toyhouse import rooms
+
+    network = torch.nn.Identity()
+    entered, frames = house.passed(package, network, lambda: rooms.call(network, torch.ones(1)))
+    assert entered == frames == {("rooms.py", "call"), ("cellar.py", "lower")}
