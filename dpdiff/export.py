@@ -11,7 +11,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from dpdiff.errors import InputError
-from dpdiff.scheduler_table import TAKE_TIMESTEPS
+from dpdiff.scheduler_table import taking
 
 if TYPE_CHECKING:
     from dpdiff.denoiser import Denoiser
@@ -66,7 +66,7 @@ def _diffusers(schedule: Schedule, denoiser: Denoiser | None) -> str:
         caution = """
 # The list does not end at 0. There, DDPMScheduler adds noise to the final images unless its
 # variance_type is fixed_small; --to diffusers-scheduler is right under every variance rule."""
-    takers = fill(", ".join(TAKE_TIMESTEPS), 96).replace("\n", "\n#   ")
+    takers = fill(", ".join(taking("timesteps", "betas")), 96).replace("\n", "\n#   ")
     return f"""\
 # 0-based and descending, {schedule.steps} timesteps for {schedule.steps} steps. `pipe` is your \
 DDPMPipeline.

@@ -1,8 +1,12 @@
-"""diffusers' schedulers: what their configs mean, what they take, and their words for ours."""
+"""diffusers' schedulers, a row a class: what their settings mean and what they can be given.
+
+A class that is new here is a new entry of :data:`SCHEDULERS`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,7 +14,6 @@ import numpy as np
 from dpdiff import grids
 from dpdiff.errors import InputError
 
-PREDICTION_TYPES = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 VARIANCE_TYPES = {
     "fixed_small": "small",
     "fixed_small_log": "small",
@@ -18,59 +21,137 @@ VARIANCE_TYPES = {
     "fixed_large_log": "large",
     "learned_range": "learned_range",
 }
+# What prediction_type means, by noise process.
+PREDICTION_TYPES = {
+    "betas": {"epsilon": "eps", "sample": "x0", "v_prediction": "v"},
+    "edm": {"epsilon": "edm", "v_prediction": "edm_v"},
+    "flow": {"flow_prediction": "flow"},
+    "score": {"epsilon": "score"},
+}
+# What most classes of a noise process have where a config is silent.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "betas": {
+        "num_train_timesteps": 1000,
+        "beta_start": 1e-4,
+        "beta_end": 0.02,
+        "beta_schedule": "linear",
+        "prediction_type": "epsilon",
+        "clip_sample": False,
+        "clip_sample_range": 1.0,
+        "flow_shift": 1.0,
+    },
+    "edm": {
+        "num_train_timesteps": 1000,
+        "sigma_min": 0.002,
+        "sigma_max": 80.0,
+        "sigma_data": 0.5,
+        "sigma_schedule": "karras",
+        "rho": 7.0,
+        "prediction_type": "epsilon",
+    },
+    "flow": {"num_train_timesteps": 1000, "shift": 1.0, "prediction_type": "flow_prediction"},
+    "score": {
+        "num_train_timesteps": 2000,
+        "sigma_min": 0.01,
+        "sigma_max": 1348.0,
+        "sigma_schedule": "exponential",
+        "prediction_type": "epsilon",
+    },
+}
+CLIPPED = {"clip_sample": True}
+STABLE = {"beta_start": 0.00085, "beta_end": 0.012}
 
 
-def their_word(types: dict[str, str], ours: str) -> str:
+@dataclass(frozen=True)
+class Scheduler:
+    """One class of diffusers' schedulers.
+
+    Parameters
+    ----------
+    process : {"betas", "edm", "flow", "score"}
+        The noise process that its settings describe.
+    takes : mapping
+        The arguments with which its ``set_timesteps`` can be given a schedule, ``timesteps`` and
+        ``sigmas``, and what the numbers mean where they are not a network's time inputs. Of a
+        class that takes neither, :mod:`dpdiff.diffusers` has schedulers to put in its place.
+    defaults : mapping
+        Its own defaults, where they are not those of its process.
+    """
+
+    process: str = "betas"
+    takes: Mapping[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+TIMESTEPS = {"timesteps": ""}
+SCHEDULERS = {
+    "DDPMScheduler": Scheduler(takes=TIMESTEPS, defaults=CLIPPED),
+    "DDPMParallelScheduler": Scheduler(takes=TIMESTEPS, defaults=CLIPPED),
+    "DPMSolverMultistepScheduler": Scheduler(takes=TIMESTEPS),
+    "DPMSolverSinglestepScheduler": Scheduler(takes=TIMESTEPS),
+    "HeunDiscreteScheduler": Scheduler(takes=TIMESTEPS, defaults=STABLE),
+    "LCMScheduler": Scheduler(
+        takes=TIMESTEPS, defaults=STABLE | {"beta_schedule": "scaled_linear"}
+    ),
+    "TCDScheduler": Scheduler(
+        takes=TIMESTEPS, defaults=STABLE | {"beta_schedule": "scaled_linear"}
+    ),
+    "EulerDiscreteScheduler": Scheduler(takes=TIMESTEPS | {"sigmas": "g/f, and 0 at the end"}),
+    "FlowMatchEulerDiscreteScheduler": Scheduler(
+        "flow", TIMESTEPS | {"sigmas": "g before the scheduler's own shift, without a 0"}
+    ),
+    "UniPCMultistepScheduler": Scheduler(
+        takes={"sigmas": "g before its own shift, and only with use_flow_sigmas"}
+    ),
+    "EDMEulerScheduler": Scheduler(
+        "edm", {"sigmas": "places between sigma_max (0) and sigma_min (1), not sigmas"}
+    ),
+    "DDIMScheduler": Scheduler(defaults=CLIPPED),
+    "DDIMParallelScheduler": Scheduler(defaults=CLIPPED),
+    "DDIMInverseScheduler": Scheduler(defaults=CLIPPED),
+    "PNDMScheduler": Scheduler(),
+    "DEISMultistepScheduler": Scheduler(),
+    "EulerAncestralDiscreteScheduler": Scheduler(),
+    "KDPM2DiscreteScheduler": Scheduler(defaults=STABLE),
+    "KDPM2AncestralDiscreteScheduler": Scheduler(defaults=STABLE),
+    "LMSDiscreteScheduler": Scheduler(),
+    "DPMSolverSDEScheduler": Scheduler(defaults=STABLE),
+    "SASolverScheduler": Scheduler(),
+    "EDMDPMSolverMultistepScheduler": Scheduler("edm"),
+    "FlowMatchHeunDiscreteScheduler": Scheduler("flow"),
+    "ScoreSdeVeScheduler": Scheduler("score"),
+}
+LONGEST_GRID = 1_000_000  # timesteps of a grid that a config may ask for
+
+
+def their_word(types: Mapping[str, str], ours: str) -> str:
     """diffusers' first word for one of ours; ours where it has none.
 
     Examples
     --------
-    >>> their_word(PREDICTION_TYPES, "v"), their_word(VARIANCE_TYPES, "optimal")
+    >>> their_word(PREDICTION_TYPES["betas"], "v"), their_word(VARIANCE_TYPES, "optimal")
     ('v_prediction', 'optimal')
     """
     return next((theirs for theirs, word in types.items() if word == ours), ours)
 
 
-# set_timesteps(timesteps=…): 0-based, or the flow's time times T.
-TAKE_TIMESTEPS = (
-    *("DDPM", "DDPMParallel", "DPMSolverMultistep", "DPMSolverSinglestep", "HeunDiscrete"),
-    *("LCM", "TCD", "EulerDiscrete", "FlowMatchEulerDiscrete"),
-)
-# set_timesteps(sigmas=…), and what the numbers mean.
-TAKE_SIGMAS = {
-    "EulerDiscrete": "g/f, and 0 at the end",
-    "FlowMatchEulerDiscrete": "g before the scheduler's own shift, without a 0",
-    "UniPCMultistep": "g before its own shift, and only with use_flow_sigmas",
-    "EDMEuler": "places between sigma_max (0) and sigma_min (1), not sigmas",
-}
-# Neither: dpdiff.diffusers.schedulers has schedulers to put in their place.
-TAKE_NEITHER = (
-    *("DDIM", "DDIMParallel", "DDIMInverse", "PNDM", "DEISMultistep", "EulerAncestralDiscrete"),
-    *("KDPM2Discrete", "KDPM2AncestralDiscrete", "LMSDiscrete", "DPMSolverSDE", "SASolver"),
-    *("EDMDPMSolverMultistep", "FlowMatchHeunDiscrete", "ScoreSdeVe"),
-)
+def taking(argument: str | None, process: str | None = None) -> dict[str, str]:
+    """The classes that take ``timesteps`` or ``sigmas``, or neither, and what the numbers mean.
 
-
-LONGEST_GRID = 1_000_000  # timesteps of a grid that a config may ask for
-
-# diffusers' scheduler classes by what their numbers mean.
-FAMILIES = {
-    "betas": (
-        *("DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "DDPMParallelScheduler"),
-        *("DDIMParallelScheduler", "DDIMInverseScheduler", "DEISMultistepScheduler"),
-        *("DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "UniPCMultistepScheduler"),
-        *("DPMSolverSDEScheduler", "SASolverScheduler", "LCMScheduler", "TCDScheduler"),
-        *("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler"),
-        *("KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "LMSDiscreteScheduler"),
-    ),
-    "edm": ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"),
-    "flow": ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"),
-    "score": ("ScoreSdeVeScheduler",),
-}
+    Examples
+    --------
+    >>> taking("sigmas", "edm")
+    {'EDMEuler': 'places between sigma_max (0) and sigma_min (1), not sigmas'}
+    """
+    return {
+        name.removesuffix("Scheduler"): row.takes.get(argument, "")
+        for name, row in SCHEDULERS.items()
+        if process in (None, row.process) and (argument in row.takes if argument else not row.takes)
+    }
 
 
 def config_of(scheduler: Any) -> dict[str, Any]:
-    """The config of a scheduler, or a config as it is, with the class's name."""
+    """The config of a scheduler with its class's name, or a config as it is."""
     if isinstance(scheduler, Mapping):
         return dict(scheduler)
     if not isinstance(getattr(scheduler, "config", None), Mapping):
@@ -81,42 +162,45 @@ def config_of(scheduler: Any) -> dict[str, Any]:
     return dict(scheduler.config) | {"_class_name": type(scheduler).__name__}
 
 
-def family_of(config: Mapping[str, Any]) -> str:
-    """``betas``, ``edm``, ``flow`` or ``score``; betas where no class is named.
+def described(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The noise process of a config, and all its settings: what is silent is the class's default.
 
     Examples
     --------
-    >>> family_of({"_class_name": "EDMEulerScheduler"})
-    'edm'
+    >>> process, settings = described({"_class_name": "LCMScheduler"})
+    >>> process, settings["beta_schedule"]
+    ('betas', 'scaled_linear')
     """
-    name = config.get("_class_name", FAMILIES["betas"][0])
-    for kind, names in FAMILIES.items():
-        if name in names:
-            return "flow" if kind == "betas" and config.get("use_flow_sigmas") else kind
-    known = ", ".join(name for names in FAMILIES.values() for name in names)
-    raise InputError(
-        f"the scheduler {name} is not known, so its numbers have no meaning here; known are {known}"
-    )
+    name = config.get("_class_name", "DDPMScheduler")
+    if name not in SCHEDULERS:
+        raise InputError(
+            f"the scheduler {name} is not known, so its numbers have no meaning here; known are "
+            + ", ".join(SCHEDULERS)
+        )
+    row = SCHEDULERS[name]
+    settings = {**DEFAULTS[row.process], **row.defaults, **config}
+    flow = row.process == "betas" and settings.get("use_flow_sigmas")
+    return "flow" if flow else row.process, settings
 
 
-def grid_length(config: Mapping[str, Any]) -> int:
-    """T of a scheduler's config of diffusers."""
-    T = config.get("num_train_timesteps", 1000)
+def grid_length(settings: Mapping[str, Any]) -> int:
+    """T of a scheduler."""
+    T = settings["num_train_timesteps"]
     if type(T) is not int or not 1 <= T <= LONGEST_GRID:
         raise InputError(f"num_train_timesteps is an integer in 1…{LONGEST_GRID:,}, got {T!r}")
     return T
 
 
-def positive_setting(config: Mapping[str, Any], name: str, default: float) -> float:
-    """A number above 0 of a scheduler's config."""
-    value = config.get(name, default)
+def positive(settings: Mapping[str, Any], name: str) -> float:
+    """A setting that is a number above 0."""
+    value = settings[name]
     if type(value) not in (int, float) or not 0 < value < 1e9:
         raise InputError(f"{name} is a number above 0, got {value!r}")
     return value
 
 
-def config_betas(config: Mapping[str, Any]) -> np.ndarray:
-    """The betas that a scheduler's config of diffusers describes.
+def betas(settings: Mapping[str, Any]) -> np.ndarray:
+    """β_1 … β_T of a scheduler.
 
     Raises
     ------
@@ -125,22 +209,22 @@ def config_betas(config: Mapping[str, Any]) -> np.ndarray:
 
     Examples
     --------
-    >>> config_betas({"num_train_timesteps": 3, "beta_start": 0.1, "beta_end": 0.3})
+    >>> config = {"num_train_timesteps": 3, "beta_start": 0.1, "beta_end": 0.3}
+    >>> betas(described(config)[1])
     array([0.1, 0.2, 0.3])
     """
-    if config.get("trained_betas") is not None:
-        betas = grids.checked_numbers(config["trained_betas"], "betas")
+    if settings.get("trained_betas") is not None:
+        numbers = grids.checked_numbers(settings["trained_betas"], "betas")
     else:
-        betas = _named_betas(config)
-    return grids.without_signal(betas) if config.get("rescale_betas_zero_snr") else betas
+        numbers = _named_betas(settings)
+    return grids.without_signal(numbers) if settings.get("rescale_betas_zero_snr") else numbers
 
 
-def _named_betas(config: Mapping[str, Any]) -> np.ndarray:
-    T = grid_length(config)
-    first, last = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
+def _named_betas(settings: Mapping[str, Any]) -> np.ndarray:
+    T, kind = grid_length(settings), settings["beta_schedule"]
+    first, last = settings["beta_start"], settings["beta_end"]
     if not all(type(beta) in (int, float) and 0 < beta <= 1 for beta in (first, last)):
         raise InputError(f"beta_start and beta_end lie in (0, 1], got {first!r} and {last!r}")
-    kind = config.get("beta_schedule", "linear")
     if kind == "linear":
         return np.linspace(first, last, T)
     if kind == "scaled_linear":
@@ -155,42 +239,24 @@ def _named_betas(config: Mapping[str, Any]) -> np.ndarray:
     )
 
 
-def config_sigmas(config: Mapping[str, Any]) -> np.ndarray:
-    """The noise levels of an EDM or variance-exploding scheduler's config, rising."""
-    T = grid_length(config)
-    exploding = config.get("_class_name") == "ScoreSdeVeScheduler"
-    low = positive_setting(config, "sigma_min", 0.01 if exploding else 0.002)
-    high = positive_setting(config, "sigma_max", 1348.0 if exploding else 80.0)
-    if exploding or config.get("sigma_schedule", "karras") == "exponential":
+def sigmas(settings: Mapping[str, Any]) -> np.ndarray:
+    """The rising noise levels of an EDM or variance-exploding scheduler."""
+    T, kind = grid_length(settings), settings["sigma_schedule"]
+    low, high = positive(settings, "sigma_min"), positive(settings, "sigma_max")
+    if kind == "exponential":
         return np.geomspace(low, high, T)
-    if config.get("sigma_schedule", "karras") != "karras":
-        raise InputError(f"sigma_schedule is karras or exponential, got {config['sigma_schedule']}")
-    return grids.karras_sigmas(T, low, high, positive_setting(config, "rho", 7.0))
+    if kind == "karras":
+        return grids.karras_sigmas(T, low, high, positive(settings, "rho"))
+    raise InputError(f"sigma_schedule is karras or exponential, got {kind}")
 
 
-def config_shift(config: Mapping[str, Any]) -> float:
+def flow_shift(settings: Mapping[str, Any]) -> float:
     """The shift of a flow's grid. One that depends on the picture's size is left out.
 
     Flow models take every time, so the shift only says where the grid is fine.
     """
-    if config.get("invert_sigmas"):
+    if settings.get("invert_sigmas"):
         raise InputError("invert_sigmas runs from noise at 0 to data at 1, which is not known here")
-    if config.get("use_dynamic_shifting"):
+    if settings.get("use_dynamic_shifting"):
         return 1.0
-    return positive_setting(config, "flow_shift" if config.get("use_flow_sigmas") else "shift", 1.0)
-
-
-# Settings that change what a network's output means, and the values that do not.
-NEUTRAL = {
-    "thresholding": (False,),
-    "predict_epsilon": (True,),
-    "timestep_type": ("discrete",),
-}
-
-
-# What prediction_type means outside the family of betas.
-PREDICTIONS_BY_FAMILY = {
-    "edm": {"epsilon": "edm", "v_prediction": "edm_v"},
-    "flow": {"flow_prediction": "flow"},
-    "score": {"epsilon": "score"},
-}
+    return positive(settings, "flow_shift" if settings.get("use_flow_sigmas") else "shift")

@@ -16,7 +16,7 @@ from dpdiff.diffusers import AncestralScheduler, UnevenDDIMScheduler
 from dpdiff.diffusers.configs import read_scheduler
 from dpdiff.export import snippet
 
-KNOWN = [name for names in scheduler_table.FAMILIES.values() for name in names]
+KNOWN = list(scheduler_table.SCHEDULERS)
 # What stands for a class whose own requirements are missing has "_backends".
 INSTALLED = [name for name in KNOWN if not hasattr(getattr(diffusers, name), "_backends")]
 NODES = [0, 60, 220, 500]
@@ -35,26 +35,56 @@ def given(name):
 # --- the table ---
 
 
-def test_the_table_names_every_scheduler_once_and_tells_what_it_takes():
-    takes = {*scheduler_table.TAKE_TIMESTEPS, *scheduler_table.TAKE_SIGMAS}
-    assert takes.isdisjoint(scheduler_table.TAKE_NEITHER)
-    assert takes | set(scheduler_table.TAKE_NEITHER) == {short(name) for name in KNOWN}
-    for name in INSTALLED:
-        assert ("timesteps" in given(name)) == (short(name) in scheduler_table.TAKE_TIMESTEPS), name
-        assert ("sigmas" in given(name)) == (short(name) in scheduler_table.TAKE_SIGMAS), name
+@pytest.mark.parametrize("name", INSTALLED)
+def test_the_table_tells_what_every_scheduler_takes(name):
+    assert given(name) == set(scheduler_table.SCHEDULERS[name].takes)
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_the_table_has_the_classes_own_defaults(name):
+    """What a config leaves out means the same here as to diffusers."""
+    own = dict(getattr(diffusers, name)().config)
+    _, settings = scheduler_table.described({"_class_name": name})
+    for setting in settings.keys() & own.keys():
+        assert settings[setting] == own[setting], setting
+    assert settings.get("clip_sample", False) == own.get("clip_sample", False)
 
 
 def test_the_readme_has_the_table():
     readme = (Path(__file__).parent.parent / "README.md").read_text()
-    sigmas = ", ".join(f"{name} ({what})" for name, what in scheduler_table.TAKE_SIGMAS.items())
-    rows = {"`timesteps=`": ", ".join(scheduler_table.TAKE_TIMESTEPS), "`sigmas=`": sigmas}
-    for what, names in (
-        rows | {"neither: use ours": ", ".join(scheduler_table.TAKE_NEITHER)}
-    ).items():
-        assert f"| {what} | {names} |" in readme
+    rows = {"`timesteps=`": "timesteps", "`sigmas=`": "sigmas", "neither: use ours": None}
+    for what, argument in rows.items():
+        names = [
+            f"{name} ({meaning})" if meaning else name
+            for name, meaning in scheduler_table.taking(argument).items()
+        ]
+        assert f"| {what} | {', '.join(names)} |" in readme
 
 
-@pytest.mark.parametrize("name", scheduler_table.TAKE_TIMESTEPS)
+def test_a_scheduler_is_added_in_one_place(monkeypatch):
+    class Newest(diffusers.DDPMScheduler):
+        """Of next year."""
+
+    row = scheduler_table.Scheduler(
+        takes={"timesteps": ""}, defaults={"beta_end": 0.01, "clip_sample": True}
+    )
+    with pytest.raises(InputError, match="Newest is not known"):
+        NoiseSchedule.from_diffusers(Newest())
+    monkeypatch.setitem(scheduler_table.SCHEDULERS, "Newest", row)
+    bare = read_scheduler({"_class_name": "Newest"}, "test")
+    assert bare.noise.betas[-1] == 0.01
+    assert bare.clip
+    schedule = Schedule.even(1000, 4)
+    ours = UnevenDDIMScheduler.from_config(Newest(), schedule=schedule)
+    assert ours.config["source"] == "Newest"
+    pipe = DDPMPipeline(unet2d(), None)
+    pipe.scheduler = Newest()
+    denoiser = dpdiff.load(pipe)
+    assert denoiser.clip
+    assert "Newest" in snippet("diffusers", schedule, denoiser)
+
+
+@pytest.mark.parametrize("name", scheduler_table.taking("timesteps"))
 def test_timesteps_are_taken_as_they_are(name):
     scheduler = getattr(diffusers, name + "Scheduler")()
     noise = NoiseSchedule.from_diffusers(scheduler)
@@ -68,7 +98,7 @@ def test_timesteps_are_taken_as_they_are(name):
         np.testing.assert_allclose(sigmas, [*noise.sigmas[nodes[:-1]], 0], rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", scheduler_table.TAKE_SIGMAS)
+@pytest.mark.parametrize("name", scheduler_table.taking("sigmas"))
 def test_sigmas_are_taken_as_the_table_says(name):
     settings = {"use_flow_sigmas": True} if name == "UniPCMultistep" else {}
     scheduler = getattr(diffusers, name + "Scheduler")(**settings)
@@ -98,7 +128,7 @@ def test_a_flow_scheduler_shifts_the_sigmas_it_is_given():
 def source(name):
     """A scheduler that is known, with settings that matter."""
     settings = {"edm": {"sigma_max": 20.0}, "flow": {"shift": 3.0}, "score": {"sigma_max": 9.0}}
-    family = scheduler_table.family_of({"_class_name": name})
+    family = scheduler_table.SCHEDULERS[name].process
     return getattr(diffusers, name)(**settings.get(family, {"beta_schedule": "squaredcos_cap_v2"}))
 
 

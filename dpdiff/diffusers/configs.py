@@ -14,18 +14,76 @@ from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
 from dpdiff.parameterization import check_parameterization, parameterization_named
 from dpdiff.schedule import Schedule
-from dpdiff.scheduler_table import (
-    NEUTRAL,
-    PREDICTION_TYPES,
-    PREDICTIONS_BY_FAMILY,
-    VARIANCE_TYPES,
-    their_word,
-)
+from dpdiff.scheduler_table import PREDICTION_TYPES, VARIANCE_TYPES, their_word
 
 RULES_BY_WORD = VARIANCE_TYPES | {"optimal": "optimal"}
-OWN_SOURCE = (
-    "dpdiff"  # the source of what comes from a denoiser that no config of diffusers describes
+OWN_SOURCE = "dpdiff"  # the source of settings that no config of diffusers describes
+# Settings that change what a network's output means, and the value that does not.
+NEUTRAL = {"thresholding": False, "predict_epsilon": True, "timestep_type": "discrete"}
+ODD = (
+    "its scheduler asks for {}, which a denoiser here does not have; if the model was trained "
+    "without, set its value to the default in the config"
 )
+
+
+class SchedulerSettings(NamedTuple):
+    """What a scheduler says of a network: its noise, and what its output means."""
+
+    noise: NoiseSchedule
+    predicts: str
+    variance: str
+    clip: bool
+    sigma_data: float = 0.5
+
+
+def read_scheduler(config: Mapping[str, Any], source: Any) -> SchedulerSettings:
+    """What a scheduler's config says; where it is silent, its class's default.
+
+    Parameters
+    ----------
+    config : mapping
+        With the scheduler's class as ``_class_name``.
+    source : str or Path
+        Where it is from, for errors.
+
+    Raises
+    ------
+    InputError
+        If its class is not known here, or one of its settings means what is not.
+    """
+    if "_class_name" not in config:
+        raise InputError(f"{source}: its scheduler's config does not name a class")
+    try:
+        process, settings = scheduler_table.described(config)
+        predicts = _ours("prediction_type", settings["prediction_type"], PREDICTION_TYPES[process])
+        odd = [name for name, value in NEUTRAL.items() if settings.get(name, value) != value]
+        if odd:
+            raise InputError(ODD.format(", ".join(odd)))
+        noise = NoiseSchedule.from_diffusers(config)
+        if process != "betas":  # no variance, and no clipping, belongs to these samplers
+            sigma_data = scheduler_table.positive({"sigma_data": 0.5} | settings, "sigma_data")
+            return SchedulerSettings(noise, predicts, "small", False, sigma_data)
+        rule = settings.get("variance_type") or "fixed_small"
+        variance = _ours("variance_type", rule, VARIANCE_TYPES)
+        return SchedulerSettings(noise, predicts, variance, _clips(settings))
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
+
+
+def _ours(name: str, value: Any, known: Mapping[str, str]) -> str:
+    """Our word for one of diffusers'."""
+    if not isinstance(value, str) or value not in known:
+        raise InputError(f"{name} {value!r} is not one of {', '.join(known)}")
+    return known[value]
+
+
+def _clips(settings: Mapping[str, Any]) -> bool:
+    clip = settings["clip_sample"]
+    if not isinstance(clip, bool | None):
+        raise InputError(f"clip_sample is true or false, got {clip!r}")
+    if clip and settings["clip_sample_range"] != 1:
+        raise InputError(ODD.format("clip_sample_range"))
+    return bool(clip)
 
 
 def settings_of(config: Any) -> dict[str, Any]:
@@ -43,32 +101,28 @@ def settings_of(config: Any) -> dict[str, Any]:
 
 def settings_of_denoiser(denoiser: Denoiser) -> dict[str, Any]:
     """The settings of a denoiser, in diffusers' words where there are some."""
-    noise, clip = denoiser.noise, {"clip_sample": denoiser.clip}
-    if noise.betas is not None and denoiser.predicts in PREDICTION_TYPES.values():
-        words = {"prediction_type": their_word(PREDICTION_TYPES, denoiser.predicts)}
-        return {"source": "DDPMScheduler", "trained_betas": noise.betas.tolist()} | words | clip
+    noise, clip, words = denoiser.noise, {"clip_sample": denoiser.clip}, PREDICTION_TYPES["betas"]
+    if noise.betas is not None and denoiser.predicts in words.values():
+        output = {"prediction_type": their_word(words, denoiser.predicts)}
+        return {"source": "DDPMScheduler", "trained_betas": noise.betas.tolist()} | output | clip
     grid = {name: values.tolist() for name, values in noise.arrays().items()}
     about = {"predicts": denoiser.predicts, "sigma_data": denoiser.sigma_data}
     return {"source": OWN_SOURCE, "noise": grid} | about | clip
 
 
 def scheduler_settings(about: Mapping[str, Any], rule: str | None) -> SchedulerSettings:
-    """What settings say, under a variance rule in diffusers' words.
-
-    What they do not say of clipping is not done, as by the scheduler that they come from.
-    """
+    """What settings say, under a variance rule in diffusers' words."""
     if rule not in (None, *RULES_BY_WORD):
         raise InputError(f"variance_type is one of {', '.join(RULES_BY_WORD)}; got {rule!r}")
-    clip = about.get("clip_sample", False)
-    if about.get("source") == OWN_SOURCE:
-        arrays = {name: np.array(values) for name, values in about["noise"].items()}
-        noise = NoiseSchedule.from_arrays(arrays)
-        model = SchedulerSettings(noise, about["predicts"], "small", clip, about["sigma_data"])
+    if about["source"] == OWN_SOURCE:
+        noise = NoiseSchedule.from_arrays({k: np.array(v) for k, v in about["noise"].items()})
+        output = (about["predicts"], "small", about["clip_sample"], about["sigma_data"])
+        settings = SchedulerSettings(noise, *output)
     else:
-        config = {**about, "_class_name": about["source"], "clip_sample": clip}
-        model = read_scheduler(config, "the scheduler's config")
-    check_parameterization(model.predicts, model.sigma_data, model.noise)
-    return model._replace(variance=RULES_BY_WORD[rule or "fixed_small"])
+        config = {**about, "_class_name": about["source"]}
+        settings = read_scheduler(config, "the scheduler's config")
+    check_parameterization(settings.predicts, settings.sigma_data, settings.noise)
+    return settings._replace(variance=RULES_BY_WORD[rule or "fixed_small"])
 
 
 def their_rule(rule: str) -> str:
@@ -77,101 +131,22 @@ def their_rule(rule: str) -> str:
 
 
 def spread_error(
-    model: SchedulerSettings, schedule: Schedule, error: Sequence[float] | None
+    settings: SchedulerSettings, schedule: Schedule, error: Sequence[float] | None
 ) -> np.ndarray | None:
     """m(t)/D on the whole grid, known at the schedule's steps; of the optimal variance alone."""
-    if model.variance != "optimal":
+    if settings.variance != "optimal":
         return None
     if len(error or ()) != schedule.steps:
         raise InputError(
             "the optimal variance needs m(t)/D at each of the schedule's steps; measure the "
             'costs and use from_denoiser(denoiser.with_variance("optimal", costs), schedule)'
         )
-    spread = np.full(model.noise.T + 1, np.nan)
+    spread = np.full(settings.noise.T + 1, np.nan)
     spread[list(schedule.timesteps[1:])] = error
     return spread
 
 
-def input_scale(model: SchedulerSettings, t: int, like: Tensor) -> Any:
+def input_scale(settings: SchedulerSettings, t: int, like: Tensor) -> Any:
     """What ``x_t`` is multiplied with before the network sees it."""
-    scales = model.noise.at_trained(t, like)
-    return parameterization_named(model.predicts, model.sigma_data).input_scale(*scales)
-
-
-class SchedulerSettings(NamedTuple):
-    """What a scheduler says of a network: its noise, and what its output means."""
-
-    noise: NoiseSchedule
-    predicts: str
-    variance: str
-    clip: bool
-    sigma_data: float = 0.5
-
-
-def read_scheduler(config: Mapping[str, Any], source: Any) -> SchedulerSettings:
-    """What a scheduler's config says.
-
-    Parameters
-    ----------
-    config : mapping
-        With the scheduler's class as ``_class_name``.
-    source : str or Path
-        Where it is from, for errors.
-
-    Raises
-    ------
-    InputError
-        If its class is not known here, or one of its settings means what is not.
-    """
-    if "_class_name" not in config:
-        raise InputError(f"{source}: its scheduler's config does not name a class")
-    try:
-        kind = scheduler_table.family_of(config)
-        predicts = _predicts(kind, config)
-        _refuse_odd(config)
-        noise = NoiseSchedule.from_diffusers(config)
-        if kind != "betas":  # no variance, and no clipping, belongs to these samplers
-            sigma_data = scheduler_table.positive_setting(config, "sigma_data", 0.5)
-            return SchedulerSettings(noise, predicts, "small", False, sigma_data)
-        variance = config.get("variance_type") or "fixed_small"
-        _check_word("variance_type", variance, VARIANCE_TYPES)
-        return SchedulerSettings(noise, predicts, VARIANCE_TYPES[variance], _clips(config))
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from error
-
-
-def _predicts(kind: str, config: Mapping[str, Any]) -> str:
-    """What the output estimates, in our words."""
-    default = "flow_prediction" if kind == "flow" else "epsilon"
-    prediction, known = (
-        config.get("prediction_type", default),
-        PREDICTIONS_BY_FAMILY.get(kind, PREDICTION_TYPES),
-    )
-    _check_word("prediction_type", prediction, known)
-    return known[prediction]
-
-
-def _check_word(name: str, value: Any, known: Mapping[str, str]) -> None:
-    if not isinstance(value, str) or value not in known:
-        raise InputError(f"{name} {value!r} is not one of {', '.join(known)}")
-
-
-def _clips(config: Mapping[str, Any]) -> bool:
-    clip = config.get("clip_sample", True)
-    if not isinstance(clip, bool):
-        raise InputError(f"clip_sample is true or false, got {clip!r}")
-    if clip and config.get("clip_sample_range", 1.0) != 1:
-        raise InputError(ODD.format("clip_sample_range"))
-    return clip
-
-
-def _refuse_odd(config: Mapping[str, Any]) -> None:
-    odd = [k for k, values in NEUTRAL.items() if config.get(k) not in (None, *values)]
-    if odd:
-        raise InputError(ODD.format(", ".join(odd)))
-
-
-ODD = (
-    "its scheduler asks for {}, which a denoiser here does not have; if the model was trained "
-    "without, set its value to the default in the config"
-)
+    scales = settings.noise.at_trained(t, like)
+    return parameterization_named(settings.predicts, settings.sigma_data).input_scale(*scales)

@@ -296,11 +296,11 @@ def from_pipeline(pipeline: Any, given: Conditions, device: str | torch.device |
             "there. Wrap any other network in dpdiff.Denoiser; known pipelines: "
             + ", ".join(PIPELINES)
         )
-    reading = configs.read_scheduler(scheduler_config(pipeline.scheduler), source)
+    settings = configs.read_scheduler(scheduler_config(pipeline.scheduler), source)
     kinds = {weight.dtype for weight in network.parameters()}
     if kinds != {torch.float32} or device is not None:
         network = copy.deepcopy(network).to(device=device, dtype=torch.float32)
-    return of_images(network, reading, source, 256, given)
+    return of_images(network, settings, source, 256, given)
 
 
 def parts_of(pipeline: Any) -> PipelineParts:
@@ -337,9 +337,9 @@ def from_folder(folder: Path, given: Conditions, device: str | torch.device | No
         return kind.denoiser(PipelineParts(name, network, scheduler, vae), given)
     unet, scheduler = layout(folder, PIPELINES)
     extra = read_extra(folder)
-    reading = configs.read_scheduler(formats.read_json(scheduler / SCHEDULER_CONFIG), folder)
+    settings = configs.read_scheduler(formats.read_json(scheduler / SCHEDULER_CONFIG), folder)
     network = read_network(unet).to(device or "cpu")
-    return of_images(network, reading, folder, extra.get("levels", 256), given)
+    return of_images(network, settings, folder, extra.get("levels", 256), given)
 
 
 def _network(folder: Path, kind: Pipeline) -> torch.nn.Module:
@@ -367,21 +367,21 @@ def _network(folder: Path, kind: Pipeline) -> torch.nn.Module:
 
 def of_images(
     network: torch.nn.Module,
-    reading: configs.SchedulerSettings,
+    settings: configs.SchedulerSettings,
     source: Any,
     levels: int | None,
     given: Conditions,
 ) -> Denoiser:
     """The denoiser of images that a ``UNet2DModel`` is, for one class if it knows classes."""
     shape = image_shape(network.config, source)
-    outputs = shape[0] * (2 if reading.variance == "learned_range" else 1)
+    outputs = shape[0] * (2 if settings.variance == "learned_range" else 1)
     if network.config.out_channels != outputs:
         raise InputError(
-            f"{source}: with the variance {reading.variance} the network gives {outputs} channels "
+            f"{source}: with the variance {settings.variance} the network gives {outputs} channels "
             f"for {shape[0]}; its config says {network.config.out_channels}"
         )
-    asked, noise = network, reading.noise
-    if reading.predicts == "score":  # as the score networks of Song et al.: images in [0, 1]
+    asked, noise = network, settings.noise
+    if settings.predicts == "score":  # as the score networks of Song et al.: images in [0, 1]
         asked, noise = pipelines.Halves(network), noise.scaled(0.5)
     count = classes(network.config, source)
     given.check(("class_label",) if count else (), source)
@@ -390,10 +390,10 @@ def of_images(
     return Denoiser(
         asked,
         noise,
-        predicts=reading.predicts,
-        variance=reading.variance,
+        predicts=settings.predicts,
+        variance=settings.variance,
         shape=shape,
         levels=levels,
-        clip=reading.clip,
-        sigma_data=reading.sigma_data,
+        clip=settings.clip,
+        sigma_data=settings.sigma_data,
     )

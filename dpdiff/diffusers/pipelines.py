@@ -241,7 +241,7 @@ class Pipeline:
     def denoiser(self, parts: PipelineParts, given: Conditions) -> Denoiser:
         """The denoiser of latents under given conditions."""
         given.check(self.takes, parts.kind)
-        reading = read_scheduler(parts.scheduler, parts.kind)
+        settings = read_scheduler(parts.scheduler, parts.kind)
         network = self.call(parts.network) if self.call else parts.network
         shape = self.shape(parts, given)
         outputs = parts.network.config.out_channels or parts.network.config.in_channels
@@ -252,14 +252,14 @@ class Pipeline:
             )
         return Denoiser(
             self._conditioned(parts, network, given),
-            reading.noise,
-            predicts=reading.predicts,
-            variance=reading.variance,
+            settings.noise,
+            predicts=settings.predicts,
+            variance=settings.variance,
             shape=shape,
             levels=None,
-            clip=parts.scheduler.get("clip_sample", False),  # else its samplers do not
+            clip=settings.clip,
             outputs_variance=outputs == 2 * self._inputs(parts),
-            sigma_data=reading.sigma_data,
+            sigma_data=settings.sigma_data,
         )
 
     def _conditioned(

@@ -142,7 +142,7 @@ def save(denoiser: Denoiser, folder: str | Path, **about: Any) -> None:
     scheduler = DDPMScheduler(
         num_train_timesteps=denoiser.noise.T,
         trained_betas=denoiser.noise.betas.tolist(),
-        prediction_type=their_word(PREDICTION_TYPES, denoiser.predicts),
+        prediction_type=their_word(PREDICTION_TYPES["betas"], denoiser.predicts),
         variance_type=their_word(VARIANCE_TYPES, rule),
         clip_sample=denoiser.clip,
     )
