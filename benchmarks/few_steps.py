@@ -42,7 +42,6 @@ from dpdiff.runtime import random_streams
 from dpdiff.runtime.files import replacing
 from dpdiff.strides import node_grid
 from dpdiff.trajectory import VarianceLoss, variance_loss
-from dpdiff.trajectory.run import start
 
 RESULTS = Path(__file__).parent / "results"
 PARTS = RESULTS / "few_steps.parts"
@@ -123,19 +122,6 @@ def digest(what: object) -> str:
     return hashlib.sha256(repr(what).encode()).hexdigest()[:20]
 
 
-@torch.inference_mode()
-def second_order(denoiser: dpdiff.Denoiser, schedule: dpdiff.Schedule, seed: int) -> torch.Tensor:
-    """A chunk of samples of DPM-Solver++(2M), whose model is the denoiser's clipped x̂_0."""
-    solver = diffusers.DPMSolverMultistepScheduler(
-        denoiser.noise.T, trained_betas=denoiser.noise.betas, prediction_type="sample"
-    )
-    solver.set_timesteps(timesteps=schedule.to_diffusers())
-    x = start(denoiser, seed, np.arange(CHUNK)).float()
-    for t in solver.timesteps:
-        x = solver.step(denoiser(x, int(t) + 1).x0.float(), t, x).prev_sample
-    return x.clamp(-1, 1).cpu()
-
-
 class Classifier:
     """Images as the bundled classifiers see them."""
 
@@ -194,12 +180,9 @@ def features(
         job = (*identity(denoiser, sampler), schedule.timesteps, sampler, seed, *eye.key)
         path = PARTS / f"{digest(job)}.npy"
         if not path.exists():
-            if sampler == "2m":
-                drawn = second_order(denoiser, schedule, seed)
-            else:
-                drawn = dpdiff.sample(
-                    denoiser, schedule, CHUNK, seed=seed, sampler=sampler, progress=False
-                )
+            drawn = dpdiff.sample(
+                denoiser, schedule, CHUNK, seed=seed, sampler=sampler, progress=False
+            )
             with replacing(path) as file:
                 np.save(file, eye.features(drawn.numpy()))
         rows.append(np.load(path))

@@ -10,7 +10,7 @@ import torch
 
 from dpdiff import strides
 from dpdiff.denoiser import Denoiser, Prediction
-from dpdiff.sampling import ddim
+from dpdiff.sampling import DDIM, Call
 from dpdiff.schedule import Schedule
 from dpdiff.trajectory.run import predictions, start, states
 
@@ -97,7 +97,7 @@ def optimal_stepsize(
         for i, z in reached.items():
             step = Prediction(denoiser(z, int(nodes[i])).x0.double(), None)
             for j in range(i):
-                landing = ddim(denoiser, step, z, nodes[i], nodes[j], torch.zeros_like(z), 0.0)
+                landing = DDIM().step(denoiser, [Call(nodes[i], z, step)], nodes[j], z)
                 gap = torch.linalg.norm(landing.flatten(1) - teacher[j], dim=1)
                 nearer = gap < nearest[j]
                 nearest[j][nearer] = gap[nearer]

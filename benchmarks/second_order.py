@@ -201,22 +201,6 @@ def checks(denoiser: dpdiff.Denoiser) -> dict[str, float]:
     return {"off_explicit_steps": float(max(off)), "off_brute_force": float(max(gaps))}
 
 
-@torch.inference_mode()
-def draw(denoiser: dpdiff.Denoiser, schedule: dpdiff.Schedule, n: int, seed: int) -> np.ndarray:
-    """End points of DPM-Solver++(2M), whose model is the denoiser's x̂_0."""
-    drawn = []
-    for rows in np.array_split(np.arange(n), -(-n // CHUNK)):
-        solver = DPMSolverMultistepScheduler(
-            denoiser.noise.T, trained_betas=denoiser.noise.betas, prediction_type="sample"
-        )
-        solver.set_timesteps(timesteps=schedule.to_diffusers())
-        x = start(denoiser, seed, rows).float()
-        for t in solver.timesteps:
-            x = solver.step(denoiser(x, int(t) + 1).x0.float(), t, x).prev_sample
-        drawn.append(x.flatten(1).cpu())
-    return torch.cat(drawn).numpy()
-
-
 class Bench:
     """A model and its end points on disk."""
 
@@ -230,13 +214,10 @@ class Bench:
         job = (self.denoiser.fingerprint, schedule.timesteps, sampler, self.n, self.seed)
         path = self.folder / (hashlib.sha256(repr(job).encode()).hexdigest()[:20] + ".npy")
         if not path.exists():
-            if sampler == "2m":
-                drawn = draw(self.denoiser, schedule, self.n, self.seed)
-            else:
-                drawn = dpdiff.sample(
-                    self.denoiser, schedule, self.n, seed=self.seed, sampler=sampler,
-                    batch_size=CHUNK, progress=False,
-                ).flatten(1).numpy()  # fmt: skip
+            drawn = dpdiff.sample(
+                self.denoiser, schedule, self.n, seed=self.seed, sampler=sampler,
+                batch_size=CHUNK, progress=False,
+            ).flatten(1).numpy()  # fmt: skip
             with replacing(path) as file:
                 np.save(file, drawn)
         return np.load(path)

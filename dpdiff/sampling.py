@@ -1,9 +1,10 @@
-"""Ancestral and DDIM sampling over any schedule."""
+"""Samplers, and the loop that calls the network: ancestral, DDIM and 2M over any schedule."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,13 @@ from dpdiff.runtime.batches import Halving, cut, prefetch, ran_out
 from dpdiff.runtime.workers import ALONE, Workers
 from dpdiff.schedule import Schedule
 
-SAMPLERS = ("ancestral", "ddim")
+
+class Call(NamedTuple):
+    """A network call: the timestep and the examples it was asked of, and what it said."""
+
+    t: int
+    x: Tensor
+    prediction: Prediction
 
 
 class State(NamedTuple):
@@ -33,58 +40,143 @@ class State(NamedTuple):
     x0: Tensor
 
 
-def ancestral(
-    denoiser: Denoiser, prediction: Prediction, x_t: Tensor, t: int, s: int, noise: Tensor
-) -> Tensor:
-    """Draw from ``p(x_s | x_t)``; the last step returns its mean x̂_0.
+class Sampler:
+    """A way from noise to data: after every network call, a step to the next one.
 
-    Parameters
+    A new sampler is a class with a :meth:`step`. It keeps nothing itself: what it remembers of the
+    way is in the calls that it is shown, so one object serves any number of runs, here and inside
+    a pipeline of diffusers.
+
+    Attributes
     ----------
-    denoiser : Denoiser
-        The model with its variance rule.
-    prediction : Prediction
-        What it says of ``x_t``.
-    x_t : Tensor, shape (B, ...)
-        Current examples.
-    t, s : int
-        The jump, ``0 ≤ s < t``.
-    noise : Tensor
-        Standard normal, shaped as ``x_t``; not used when ``s = 0``.
+    name : str
+        By which files and :func:`sample` know it.
+    random : bool
+        Whether its steps draw noise.
+    memory : int or None
+        How many of the latest calls it looks at; None for all of them.
     """
-    if s == 0:
-        return prediction.x0
-    signal, residue, log_variance = denoiser.noise.posterior(t, s)
-    scale = (0.5 * (log_variance + denoiser.log_ratio(t, s, prediction))).exp()
-    return signal * prediction.x0 + residue * x_t + scale * noise
+
+    name = ""
+    random = False
+    memory: int | None = 1
+
+    def timesteps(self, schedule: Schedule) -> tuple[int, ...]:
+        """Where the network is called, from T down: at the schedule's nodes, once each.
+
+        A sampler that calls it twice before it settles at a node, as Heun's does, lists that
+        node twice.
+        """
+        return schedule.timesteps[:0:-1]
+
+    def step(self, denoiser: Denoiser, calls: Sequence[Call], s: int, noise: Tensor) -> Tensor:
+        """Go on to the next call's timestep, or to 0 after the last one.
+
+        Parameters
+        ----------
+        denoiser : Denoiser
+            The model, for its noise schedule and variance rule.
+        calls : sequence of Call
+            The latest network calls, the newest last.
+        s : int
+            Where to go, at most the newest call's timestep.
+        noise : Tensor
+            Standard normal, shaped as x, if the sampler is random.
+
+        Returns
+        -------
+        Tensor
+            ``x_s``.
+        """
+        raise NotImplementedError
 
 
-def ddim(
-    denoiser: Denoiser,
-    prediction: Prediction,
-    x_t: Tensor,
-    t: int,
-    s: int,
-    noise: Tensor,
-    eta: float = 0.0,
-) -> Tensor:
-    """One DDIM step (Song et al. 2021, eq. 12), its noise estimate derived from the clipped x̂_0.
+class Ancestral(Sampler):
+    """Draw from ``p(x_s | x_t)`` under the denoiser's variance rule; the last step returns x̂_0.
+
+    Ho et al. (2020), algorithm 2, for jumps of any length.
+    """
+
+    name, random = "ancestral", True
+
+    def step(self, denoiser, calls, s, noise):
+        t, x, prediction = calls[-1]
+        if s == 0:
+            return prediction.x0
+        signal, residue, log_variance = denoiser.noise.posterior(t, s)
+        scale = (0.5 * (log_variance + denoiser.log_ratio(t, s, prediction))).exp()
+        return signal * prediction.x0 + residue * x + scale * noise
+
+
+class DDIM(Sampler):
+    """Song et al. (2021), eq. 12, its noise estimate derived from the clipped x̂_0.
 
     Parameters
     ----------
-    denoiser, prediction, x_t, t, s
-        As for :func:`ancestral`; the variance rule plays no part.
-    noise : Tensor
-        Standard normal, shaped as ``x_t``; matters when ``eta > 0`` and ``s > 0``.
     eta : float
-        Share of the ``small`` standard deviation.
+        Share of the ``small`` standard deviation, in [0, 1]: 0 is deterministic.
     """
-    x0 = prediction.x0
-    if s == 0:
-        return x0
-    f, g = denoiser.noise.f, denoiser.noise.g
-    sigma = eta * np.exp(0.5 * denoiser.noise.posterior(t, s)[2])
-    eps = (x_t - f[t] * x0) / g[t]
-    return f[s] * x0 + np.sqrt(g[s] ** 2 - sigma**2) * eps + sigma * noise
+
+    name = "ddim"
+
+    def __init__(self, eta: float = 0.0) -> None:
+        if not isinstance(eta, int | float) or not 0 <= eta <= 1:
+            raise InputError(f"eta lies in [0, 1], got {eta!r}")
+        self.eta, self.random = eta, eta > 0
+
+    def step(self, denoiser, calls, s, noise):
+        t, x, (x0, _) = calls[-1]
+        if s == 0:
+            return x0
+        f, g = denoiser.noise.f, denoiser.noise.g
+        sigma = self.eta * np.exp(0.5 * denoiser.noise.posterior(t, s)[2])
+        x = f[s] * x0 + np.sqrt(g[s] ** 2 - sigma**2) * ((x - f[t] * x0) / g[t])
+        return x + sigma * noise if self.random else x
+
+
+class DPMSolver2M(Sampler):
+    """DPM-Solver++(2M): the exact flow were x̂_0 a straight line in log SNR (Lu et al. 2022b).
+
+    With ``λ = log(f/g)`` and r the node before t, ``x_s = (g_s/g_t) x_t + (f_s - f_t g_s/g_t) D``,
+    ``D = x̂_0(t) + (λ_s - λ_t) / (2 (λ_t - λ_r)) (x̂_0(t) - x̂_0(r))``. The first step and the last
+    one are DDIM's, as in diffusers.
+    """
+
+    name, memory = "2m", 2
+
+    def step(self, denoiser, calls, s, noise):
+        t, x, (x0, _) = calls[-1]
+        if s == 0:
+            return x0
+        f, g, depth = denoiser.noise.f, denoiser.noise.g, denoiser.noise.log_snr
+        if len(calls) > 1:
+            before = calls[-2]
+            turn = (depth[s] - depth[t]) / (2 * (depth[t] - depth[before.t]))
+            x0 = x0 + turn * (x0 - before.prediction.x0)
+        return g[s] / g[t] * x + (f[s] - f[t] * g[s] / g[t]) * x0
+
+
+SAMPLERS: dict[str, Sampler] = {one.name: one for one in (Ancestral(), DDIM(), DPMSolver2M())}
+
+
+def sampler_for(schedule: Schedule, sampler: str | Sampler | None = None) -> Sampler:
+    """The sampler of that name, or one of your own; by default what the schedule was made for.
+
+    Examples
+    --------
+    >>> schedule = Schedule([0, 4, 8], {"sampler": "2m"})
+    >>> sampler_for(schedule).memory, sampler_for(schedule, "ddim").memory
+    (2, 1)
+    """
+    if sampler is None:
+        sampler = schedule.provenance.get("sampler", "ancestral")
+    if isinstance(sampler, Sampler):
+        return sampler
+    if not isinstance(sampler, str) or sampler not in SAMPLERS:
+        raise InputError(
+            f"sampler is one of {', '.join(SAMPLERS)} or a dpdiff.sampling.Sampler; got {sampler!r}"
+        )
+    return SAMPLERS[sampler]
 
 
 @torch.inference_mode()
@@ -92,21 +184,19 @@ def walk(
     denoiser: Denoiser,
     schedule: Schedule,
     x_T: Tensor,
-    step: Callable[..., Tensor] = ancestral,
+    sampler: str | Sampler | None = None,
     noise: Callable[[int], Tensor] | None = None,
 ) -> Iterator[State]:
-    """Sampling itself: one network call and one step for every jump, from T down to 0.
+    """Sampling itself: a network call, a step, and so on from T down to 0.
 
     Previews and videos keep the states that this yields, and stopping early is a ``break``.
 
     Parameters
     ----------
-    denoiser, schedule
+    denoiser, schedule, sampler
         As for :func:`sample`.
     x_T : Tensor, shape (B, ...)
         Where to begin; noise, as a rule.
-    step : callable
-        :func:`ancestral`, :func:`ddim`, or one of your own with the same arguments.
     noise : callable
         ``noise(s)`` gives the noise of the step to s; by default there is none.
 
@@ -119,15 +209,16 @@ def walk(
     --------
     >>> from dpdiff.noise import NoiseSchedule
     >>> silent = Denoiser(lambda x, index: 0 * x, NoiseSchedule.cosine(8), shape=(2,))
-    >>> [state.t for state in walk(silent, Schedule([0, 4, 8]), torch.ones(1, 2), ddim)]
+    >>> [state.t for state in walk(silent, Schedule([0, 4, 8]), torch.ones(1, 2), "ddim")]
     [4, 0]
     """
-    x = x_T.to(denoiser.device)
-    for t, s in reversed(schedule.jumps):
-        prediction = denoiser(x, t)
+    sampler, x = sampler_for(schedule, sampler), x_T.to(denoiser.device)
+    calls: deque[Call] = deque(maxlen=sampler.memory)
+    for t, s in pairwise([*sampler.timesteps(schedule), 0]):
+        calls.append(Call(t, x, denoiser(x, t)))
         fresh = noise(s).to(x.device) if noise and s > 0 else torch.zeros_like(x)
-        x = step(denoiser, prediction, x, t, s, fresh)
-        yield State(s, x, prediction.x0)
+        x = sampler.step(denoiser, calls, s, fresh)
+        yield State(s, x, calls[-1].prediction.x0)
 
 
 def sample(
@@ -136,8 +227,7 @@ def sample(
     n: int = 64,
     *,
     seed: int = 0,
-    sampler: str = "ancestral",
-    eta: float = 0.0,
+    sampler: str | Sampler | None = None,
     x_T: Tensor | None = None,
     x_0: Tensor | None = None,
     begin: int | None = None,
@@ -160,10 +250,10 @@ def sample(
     seed : int
         Of the noise. Sample ``i`` at timestep ``t`` always gets the same noise, whatever the
         batch size, the schedule's other steps and ``n``.
-    sampler : {"ancestral", "ddim"}
-        ``ancestral`` draws from ``p(x_s | x_t)``; ``ddim`` follows Song et al. (2021), eq. 12.
-    eta : float
-        Of ``ddim``: 0 is deterministic, 1 has the ``small`` variance.
+    sampler : {"ancestral", "ddim", "2m"} or Sampler, optional
+        ``ancestral`` draws from ``p(x_s | x_t)``; ``ddim`` follows Song et al. (2021), eq. 12, and
+        ``DDIM(eta=1)`` has the ``small`` variance; ``2m`` is DPM-Solver++(2M); or one of your own.
+        By default the one that the schedule was made for, else ``ancestral``.
     x_T : Tensor, shape (n, ...), optional
         Where to begin instead of the seed's noise.
     x_0 : Tensor, shape (n, ...), optional
@@ -200,21 +290,16 @@ def sample(
     schedule.check_noise(denoiser.noise)
     random_streams.check_seed(seed)
     check_counts(n=n, batch_size=batch_size)
-    if sampler not in SAMPLERS:
-        raise InputError(f"sampler is one of {', '.join(SAMPLERS)}; got {sampler!r}")
-    if not isinstance(eta, int | float) or not 0 <= eta <= 1:
-        raise InputError(f"eta lies in [0, 1], got {eta!r}")
+    sampler = sampler_for(schedule, sampler)
     for name, given in (("x_T", x_T), ("x_0", x_0)):
         _check_start(name, given, (n, *denoiser.shape))
     schedule = _partial(schedule, begin, x_T, x_0)
     samples = _room_for((n if workers.first else 0, *denoiser.shape))
-    random = sampler == "ancestral" or eta > 0
-    step = ancestral if sampler == "ancestral" else partial(ddim, eta=eta)
     own = workers.share(cut(np.arange(n), batch_size))
     bar = tqdm(
         desc=workers.bar_title("sample"),
         unit="call",
-        total=len(own) * schedule.steps,
+        total=len(own) * len(sampler.timesteps(schedule)),
         disable=not (progress and workers.first),
     )
     drawn, halving = [], Halving()
@@ -222,8 +307,8 @@ def sample(
         for rows in own:
 
             def draw(part: slice, rows: np.ndarray = rows) -> np.ndarray:
-                begin, noises = _noises(denoiser, seed, rows[part], schedule, random, x_T, x_0)
-                states = walk(denoiser, schedule, begin, step, noises)
+                begin, noises = _noises(denoiser, seed, rows[part], schedule, sampler, x_T, x_0)
+                states = walk(denoiser, schedule, begin, sampler, noises)
                 return _finished(states, lambda: bar.update(len(rows[part]) / len(rows)))
 
             drawn.append((rows, np.concatenate(halving(draw, len(rows)))))
@@ -245,7 +330,7 @@ def _partial(schedule: Schedule, begin: Any, x_T: Any, x_0: Any) -> Schedule:
     nodes = [t for t in schedule.timesteps if begin is None or t <= begin]
     if len(nodes) < 2:
         raise InputError(f"the schedule's first step is at {schedule.timesteps[1]} > {begin}")
-    return Schedule(tuple(nodes))
+    return Schedule(tuple(nodes), schedule.provenance)
 
 
 def _room_for(shape: tuple[int, ...]) -> Tensor:
@@ -276,13 +361,13 @@ def _noises(
     seed: int,
     rows: np.ndarray,
     schedule: Schedule,
-    random: bool,
+    sampler: Sampler,
     x_T: Tensor | None,
     x_0: Tensor | None,
 ) -> tuple[Tensor, Callable[[int], Tensor] | None]:
     """Where some samples begin, and the noise of their steps, drawn in the background."""
     own = [] if x_T is not None else [schedule.T]
-    steps = [s for _, s in reversed(schedule.jumps) if s > 0] if random else []
+    steps = [*sampler.timesteps(schedule)[1:]] if sampler.random else []
     coming = prefetch(
         lambda t: torch.from_numpy(random_streams.gaussian(seed, t, rows, denoiser.shape)),
         own + steps,
@@ -294,4 +379,4 @@ def _noises(
         begin = f * x_0[torch.from_numpy(rows)].float() + g * next(coming)
     else:
         begin = denoiser.noise.prior_scale * next(coming)
-    return begin, (lambda s: next(coming)) if random else None
+    return begin, (lambda s: next(coming)) if sampler.random else None

@@ -20,7 +20,7 @@ from dpdiff.costs import measure
 from dpdiff.denoiser import Denoiser
 from dpdiff.evaluation import evaluate_many
 from dpdiff.noise import NoiseSchedule
-from dpdiff.sampling import ancestral, ddim, sample, walk
+from dpdiff.sampling import SAMPLERS, sample, walk
 from dpdiff.schedule import Schedule
 
 NOISE = NoiseSchedule.cosine(6, first_beta=0.0025)
@@ -126,18 +126,18 @@ def test_evaluating(device):
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_sampling(device, rule, sampler):
     samples = sample(model(rule), Schedule([0, 2, 6]), n=3, sampler=sampler, progress=False)
     assert (samples.device.type, samples.shape) == ("cpu", (3, 1, 4, 4))
 
 
-@pytest.mark.parametrize("step", [ancestral, ddim])
-def test_no_step_of_sampling_waits_for_the_device(step):
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_no_step_of_sampling_waits_for_the_device(sampler):
     """A GPU can be given all of its work ahead."""
     x = torch.zeros(2, 1, 4, 4, device="meta")
     with Arriving() as arriving:
-        states = list(walk(model("small"), Schedule([0, 2, 6]), x, step))
+        states = list(walk(model("small"), Schedule([0, 2, 6]), x, sampler))
     assert [state.x.device.type for state in states] == ["meta", "meta"]
     assert arriving.arrivals == 0
 

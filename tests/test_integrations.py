@@ -14,7 +14,7 @@ from dpdiff import InputError, Schedule, models
 from dpdiff.diffusers import AncestralScheduler, UnevenDDIMScheduler
 from dpdiff.noise import NoiseSchedule
 from dpdiff.runtime import random_streams
-from dpdiff.sampling import ancestral, ddim
+from dpdiff.sampling import DDIM, Ancestral, Call
 
 UNEVEN = Schedule([0, 90, 240, 900, 1000, 2600, 4000])
 RULES = ("small", "large", "learned_range", "optimal")
@@ -94,7 +94,7 @@ def test_stock_ddim_pipeline_draws_what_sample_draws(denoiser, same_noise, eta):
     same_noise(UNEVEN)
     steps = UNEVEN.steps
     images = pipe(batch_size=N, eta=eta, num_inference_steps=steps, output_type="pt").images
-    expected = dpdiff.sample(denoiser, UNEVEN, n=N, sampler="ddim", eta=eta, progress=False)
+    expected = dpdiff.sample(denoiser, UNEVEN, n=N, sampler=DDIM(eta), progress=False)
     np.testing.assert_allclose(images, as_image(expected), atol=1e-5)
 
 
@@ -111,11 +111,12 @@ def test_every_parameterisation_steps_alike(toy, costs, monkeypatch, predicts, c
         noise = torch.from_numpy(random_streams.gaussian(1, t, range(N), ours.shape)).double()
         monkeypatch.setattr("dpdiff.diffusers.schedulers.randn_tensor", lambda *_, n=noise, **__: n)
         output = ours.network(x.float(), torch.full((N,), t - 1)).double()
+        call = [Call(t, x, ours(x, t))]
         step = drawing.step(output, torch.tensor(t - 1), x)
-        torch.testing.assert_close(step.prev_sample, ancestral(ours, ours(x, t), x, t, s, noise))
+        torch.testing.assert_close(step.prev_sample, Ancestral().step(ours, call, s, noise))
         torch.testing.assert_close(step.pred_original_sample, ours(x, t).x0)
         moved = following.step(output, t - 1, x, eta=0.5, return_dict=False)[0]
-        torch.testing.assert_close(moved, ddim(ours, ours(x, t), x, t, s, noise, 0.5))
+        torch.testing.assert_close(moved, DDIM(0.5).step(ours, call, s, noise))
 
 
 def test_half_precision_is_computed_with_in_single(toy):

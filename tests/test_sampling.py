@@ -10,7 +10,7 @@ from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
 from dpdiff.runtime import random_streams
-from dpdiff.sampling import ancestral, ddim, sample
+from dpdiff.sampling import DDIM, Ancestral, Call, sample
 from dpdiff.schedule import Schedule
 
 NOISE = NoiseSchedule.linear(1000)
@@ -57,7 +57,7 @@ def test_ancestral_steps_equal_diffusers(monkeypatch, variance, predicts, clip):
         )
         output = ours.network(x.float(), torch.full((3,), t - 1))
         theirs = scheduler.step(output, t - 1, x).prev_sample
-        mine = ancestral(ours, ours(x, t), x, t, s, noise)
+        mine = Ancestral().step(ours, [Call(t, x, ours(x, t))], s, noise)
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5)
         x = mine
 
@@ -85,7 +85,7 @@ def test_ddim_steps_equal_diffusers(eta, clip):
             use_clipped_model_output=True,
             variance_noise=noise if eta else None,
         ).prev_sample
-        mine = ddim(ours, ours(x, t), x, t, s, noise, eta)
+        mine = DDIM(eta).step(ours, [Call(t, x, ours(x, t))], s, noise)
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5)
         x = mine
 
@@ -93,7 +93,7 @@ def test_ddim_steps_equal_diffusers(eta, clip):
 def test_ddim_with_eta_one_is_ancestral_with_the_small_variance():
     ours = denoiser("eps", "small", True)
     schedule = Schedule.quadratic(1000, 9)
-    one = sample(ours, schedule, n=4, sampler="ddim", eta=1.0, progress=False)
+    one = sample(ours, schedule, n=4, sampler=DDIM(1.0), progress=False)
     other = sample(ours, schedule, n=4, progress=False)
     np.testing.assert_allclose(one, other, atol=2e-5)
 
@@ -118,7 +118,9 @@ def test_bad_arguments_are_refused():
     ours, schedule = denoiser("eps", "large", True), Schedule.even(1000, 5)
     with pytest.raises(InputError, match="grid at T = 1000"):
         sample(ours, Schedule.even(999, 5))
-    for arguments in ({"n": 0}, {"eta": 1.5}, {"batch_size": 0}, {"sampler": "euler"}):
+    with pytest.raises(InputError, match="eta"):
+        DDIM(1.5)
+    for arguments in ({"n": 0}, {"batch_size": 0}, {"sampler": "euler"}, {"sampler": 3}):
         with pytest.raises(InputError, match=next(iter(arguments))):
             sample(ours, schedule, **arguments)
 

@@ -148,7 +148,10 @@ def sample(options: argparse.Namespace) -> None:
             f"this model's examples have shape {denoiser.shape}, which is no picture of 1 or 3 "
             "channels: draw them in Python, with dpdiff.sample"
         )
+    from dpdiff.sampling import DDIM, sampler_for
+
     schedule = inputs.schedule_for(options.schedule, options, denoiser)
+    sampler = sampler_for(schedule, options.sampler)
     inputs.try_out(denoiser)
     inputs.speak(options)
     samples = dpdiff.sample(
@@ -156,8 +159,7 @@ def sample(options: argparse.Namespace) -> None:
         schedule,
         n=options.n,
         seed=options.seed,
-        sampler=options.sampler or schedule.provenance.get("sampler", "ancestral"),
-        eta=options.eta,
+        sampler=DDIM(options.eta) if isinstance(sampler, DDIM) else sampler,
         batch_size=options.batch_size,
         workers=join(),
     )

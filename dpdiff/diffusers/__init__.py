@@ -7,6 +7,7 @@ from dpdiff.facade import lazy
 _HOMES = {
     "AncestralScheduler": "dpdiff.diffusers.schedulers",
     "Conditions": "dpdiff.diffusers.pipelines",
+    "ScheduleScheduler": "dpdiff.diffusers.schedulers",
     "UnevenDDIMScheduler": "dpdiff.diffusers.schedulers",
 }
 

@@ -1,17 +1,19 @@
-"""Schedulers with which a stock diffusers pipeline runs any schedule.
+"""Schedulers with which a stock diffusers pipeline draws what :func:`dpdiff.sample` draws.
 
 Put one in place of the pipeline's own, after the pipeline has been made::
 
     pipe.scheduler = AncestralScheduler.from_config(pipe.scheduler, schedule=schedule)
     images = pipe(num_inference_steps=schedule.steps).images
+
+They take their steps with the sampler objects of :mod:`dpdiff.sampling`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -24,7 +26,7 @@ from torch import Tensor
 from dpdiff.denoiser import Denoiser
 from dpdiff.diffusers import configs
 from dpdiff.errors import InputError
-from dpdiff.sampling import ancestral, ddim
+from dpdiff.sampling import DDIM, Call, Sampler, sampler_for
 from dpdiff.schedule import Schedule
 
 Generators = torch.Generator | list[torch.Generator] | None
@@ -39,7 +41,7 @@ class StepOutput(BaseOutput):
 
 
 class ScheduleScheduler(SchedulerMixin, ConfigMixin):
-    """What both schedulers share: a noise schedule, a :class:`dpdiff.Schedule`, the config.
+    """Any sampler over any schedule, in the place of a pipeline's own scheduler.
 
     Those made with ``from_config(pipe.scheduler, schedule=…)`` take everything but the schedule
     from the pipeline's own scheduler, of any class that :meth:`dpdiff.NoiseSchedule.from_diffusers`
@@ -57,11 +59,13 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
         config's, else ``fixed_small``.
     error : sequence of float, optional
         m(t)/D at ``τ_1 … τ_K``, which ``optimal`` needs.
+    sampler : str or dpdiff.sampling.Sampler, optional
+        What takes the steps; by default the class's own, else what the schedule was made for.
 
     Attributes
     ----------
     timesteps : Tensor, shape (K,)
-        What the network is told at ``τ_K … τ_1``: the noise schedule's time inputs.
+        What the network is told at every call, from T down: the noise schedule's time inputs.
     init_noise_sigma : float
         π of the prior ``N(0, π² I)``.
 
@@ -72,6 +76,7 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
     """
 
     order = 1
+    default_sampler: str | None = None
 
     def __init__(
         self,
@@ -79,6 +84,7 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
         schedule: Sequence[int] | Schedule | None = None,
         variance_type: str | None = None,
         error: Sequence[float] | None = None,
+        sampler: str | Sampler | None = None,
     ) -> None:
         if schedule is None:
             raise InputError("which schedule? from_config(pipe.scheduler, schedule=…)")
@@ -87,8 +93,11 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
         self.schedule, self.reading = schedule, configs.scheduler_settings(about, variance_type)
         self.noise = self.reading.noise
         schedule.check_noise(self.noise)
+        self.sampler = sampler_for(schedule, sampler or self.default_sampler)
+        self._calls: deque[Call] = deque(maxlen=self.sampler.memory)
         self._error = configs.spread_error(self.reading, schedule, error)
         own = {"schedule": list(schedule.timesteps), "variance_type": variance_type, "error": error}
+        own["sampler"] = self.sampler.name
         self.register_to_config(**{**about, "num_train_timesteps": self.noise.T, **own})
         self.init_noise_sigma = self.noise.prior_scale
         self.set_timesteps(schedule.steps)
@@ -107,16 +116,18 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
         return_unused_kwargs : bool
             As diffusers asks; none are unused.
         **changes
-            ``schedule``, and whatever else is not to be as the config has it: ``variance_type``,
-            ``error``, ``clip_sample`` …
+            ``schedule``, and whatever else is not to be as the config has it: ``sampler``,
+            ``variance_type``, ``error``, ``clip_sample`` …
         """
         about = configs.settings_of(config) | changes
-        own = {name: about.pop(name, None) for name in ("schedule", "variance_type", "error")}
-        made = cls(about, **own)
+        names = ("schedule", "variance_type", "error", "sampler")
+        made = cls(about, **{name: about.pop(name, None) for name in names})
         return (made, {}) if return_unused_kwargs else made
 
     @classmethod
-    def from_denoiser(cls, denoiser: Denoiser, schedule: Schedule) -> Self:
+    def from_denoiser(
+        cls, denoiser: Denoiser, schedule: Schedule, sampler: str | Sampler | None = None
+    ) -> Self:
         """A scheduler with a denoiser's noise schedule, parameterisation and variance rule.
 
         Examples
@@ -131,7 +142,7 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
         if denoiser.variance == "optimal":
             error = denoiser.error[list(schedule.timesteps[1:])].tolist()
         rule = configs.their_rule(denoiser.variance)
-        return cls(configs.settings_of_denoiser(denoiser), schedule, rule, error)
+        return cls(configs.settings_of_denoiser(denoiser), schedule, rule, error, sampler)
 
     def set_timesteps(
         self,
@@ -153,13 +164,19 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
                 f"num_inference_steps={steps}"
             )
         self.num_inference_steps = steps
-        times = self._times[::-1].copy()
-        self.timesteps = torch.from_numpy(times).to(device)
+        self._calls.clear()
+        self._place = 0
+        self.timesteps = torch.from_numpy(self._times.copy()).to(device)
+
+    @property
+    def _nodes(self) -> tuple[int, ...]:
+        """The timesteps at which the network is called, from T down."""
+        return self.sampler.timesteps(self.schedule)
 
     @property
     def _times(self) -> np.ndarray:
-        """What the network is told at ``τ_1 … τ_K``, in a dtype that every device has."""
-        times = self.noise.time_inputs[np.array(self.schedule.timesteps[1:]) - 1]
+        """What the network is told there, in a dtype that every device has."""
+        times = self.noise.time_inputs[np.array(self._nodes) - 1]
         return times if times.dtype == np.int64 else times.astype(np.float32)
 
     def set_begin_index(self, begin_index: int = 0) -> None:
@@ -186,11 +203,11 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
         """What the network sees of a sample: itself, but under Karras et al.'s preconditioning."""
         if not self.reading.predicts.startswith("edm"):
             return sample
-        return configs.input_scale(self.reading, self._jump(timestep)[0], sample) * sample
+        return configs.input_scale(self.reading, self._node(timestep), sample) * sample
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """``x_t = f(t) x_0 + g(t) ε`` at one of ``timesteps``, where a partial run begins."""
-        t = self._jump(torch.as_tensor(timesteps).flatten()[0])[0]
+        t = self._node(torch.as_tensor(timesteps).flatten()[0])
         f, g = self.noise.at(t, original_samples)
         return f * original_samples + g * noise
 
@@ -198,19 +215,23 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
         """:meth:`add_noise`, as pipelines of flow models call it."""
         return self.add_noise(sample, noise, timestep)
 
-    def _jump(self, timestep: float | Tensor) -> tuple[int, int]:
-        """The jump ``(t, s)`` that begins where the network is told so."""
-        nodes = self.schedule.timesteps
-        places = np.flatnonzero(self._times.astype(np.float32) == np.float32(float(timestep)))
+    def _node(self, timestep: float | Tensor) -> int:
+        """The timestep t at which the network is told so; the place of that call is kept."""
+        times = self._times.astype(np.float32)
+        places = np.flatnonzero(times == np.float32(float(timestep)))
         if len(places) == 0:
             raise InputError(
                 f"timestep {float(timestep):g} is not in this scheduler's schedule; iterate over "
-                f"its timesteps, {self._times[::-1].tolist()}"
+                f"its timesteps, {self._times.tolist()}"
             )
-        return nodes[places[0] + 1], nodes[places[0]]
+        if self._place not in places:  # a run begins, or begins anew, here
+            self._calls.clear()
+            self._place = int(places[0])
+        return self._nodes[self._place]
 
-    def _denoiser(self, output: Tensor, sample: Tensor, rule: str) -> Denoiser:
+    def _denoiser(self, output: Tensor, sample: Tensor) -> Denoiser:
         """A denoiser whose network has spoken already."""
+        rule = self.reading.variance if self.sampler.random else "small"
         learned = rule == "learned_range" or output.shape[1] == 2 * sample.shape[1]
         return Denoiser(
             lambda x, index: output,
@@ -225,24 +246,55 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
             device=sample.device,
         )
 
-    def _moved(
+    def step(
         self,
-        step: Callable[..., Tensor],
-        output: Tensor,
+        model_output: Tensor,
         timestep: float | Tensor,
         sample: Tensor,
-        generator: Generators,
-        random: bool,
-        rule: str,
-    ) -> StepOutput:
-        """Take a step of :mod:`dpdiff.sampling`, in float32 at least."""
-        (t, s), denoiser = self._jump(timestep), self._denoiser(output, sample, rule)
+        generator: Generators = None,
+        return_dict: bool = True,
+        *,
+        eta: float = 0.0,
+        use_clipped_model_output: bool | None = None,
+    ) -> StepOutput | tuple[Tensor, Tensor]:
+        """Go on to the next call of the network, in float32 at least.
+
+        Parameters
+        ----------
+        model_output : Tensor
+            The network's output, with the channels of a learned variance if it has them.
+        timestep : number or Tensor
+            One of ``timesteps``.
+        sample : Tensor
+            ``x_t``; the result has its dtype.
+        generator : torch.Generator, optional
+            Of the noise.
+        return_dict : bool
+            Return a ``StepOutput``, else the tuple ``(prev_sample, x̂_0)``.
+        eta : float
+            Of DDIM: share of the ``small`` standard deviation, in [0, 1].
+        use_clipped_model_output : bool, optional
+            DDIM's noise estimate is always derived anew from the clipped x̂_0, which is what True
+            means; False is refused.
+        """
+        sampler = DDIM(eta) if isinstance(self.sampler, DDIM) else self.sampler
+        if use_clipped_model_output is False or (eta != 0 and sampler is self.sampler):
+            raise InputError(
+                f"eta is ddim's alone, got {eta}, and use_clipped_model_output is None or True, "
+                f"got {use_clipped_model_output}"
+            )
+        t, denoiser = self._node(timestep), self._denoiser(model_output, sample)
+        s = (*self._nodes, 0)[self._place + 1]
         x = sample.to(torch.promote_types(sample.dtype, torch.float32))
-        prediction, noise = denoiser(x, t), torch.zeros_like(x)
-        if random and s > 0:
+        self._calls.append(Call(t, x, denoiser(x, t)))
+        noise = torch.zeros_like(x)
+        if sampler.random and s > 0:
             noise = randn_tensor(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        moved = step(denoiser, prediction, x, t, s, noise)
-        return StepOutput(moved.to(sample.dtype), prediction.x0.to(sample.dtype))
+        moved = sampler.step(denoiser, self._calls, s, noise)
+        self._place += 1
+        x0 = self._calls[-1].prediction.x0
+        output = StepOutput(moved.to(sample.dtype), x0.to(sample.dtype))
+        return output if return_dict else output.to_tuple()
 
     def __len__(self) -> int:
         return self.noise.T
@@ -267,32 +319,7 @@ class AncestralScheduler(ScheduleScheduler):
     torch.Size([2, 1, 8, 8])
     """
 
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: float | Tensor,
-        sample: Tensor,
-        generator: Generators = None,
-        return_dict: bool = True,
-    ) -> StepOutput | tuple[Tensor, Tensor]:
-        """Draw from ``p(x_s | x_t)``, where s is the schedule's next timestep.
-
-        Parameters
-        ----------
-        model_output : Tensor
-            The network's output, with the channels of a learned variance if it has them.
-        timestep : number or Tensor
-            One of ``timesteps``.
-        sample : Tensor
-            ``x_t``; the result has its dtype.
-        generator : torch.Generator, optional
-            Of the noise.
-        return_dict : bool
-            Return a ``StepOutput``, else the tuple ``(prev_sample, x̂_0)``.
-        """
-        rule = self.reading.variance
-        output = self._moved(ancestral, model_output, timestep, sample, generator, True, rule)
-        return output if return_dict else output.to_tuple()
+    default_sampler = "ancestral"
 
 
 class UnevenDDIMScheduler(ScheduleScheduler):
@@ -304,33 +331,4 @@ class UnevenDDIMScheduler(ScheduleScheduler):
     variance rule plays no part.
     """
 
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: float | Tensor,
-        sample: Tensor,
-        eta: float = 0.0,
-        use_clipped_model_output: bool | None = None,
-        generator: Generators = None,
-        return_dict: bool = True,
-    ) -> StepOutput | tuple[Tensor, Tensor]:
-        """One DDIM step to the schedule's next timestep.
-
-        Parameters
-        ----------
-        model_output, timestep, sample, generator, return_dict
-            As for :meth:`AncestralScheduler.step`.
-        eta : float
-            Share of the ``small`` standard deviation, in [0, 1].
-        use_clipped_model_output : bool, optional
-            The noise estimate is always derived anew from the clipped x̂_0, which is what True
-            means; False is refused.
-        """
-        if use_clipped_model_output is False or not 0 <= eta <= 1:
-            raise InputError(
-                f"eta lies in [0, 1], got {eta}, and use_clipped_model_output is None or True, "
-                f"got {use_clipped_model_output}"
-            )
-        step = partial(ddim, eta=eta)
-        output = self._moved(step, model_output, timestep, sample, generator, eta > 0, "small")
-        return output if return_dict else output.to_tuple()
+    default_sampler = "ddim"

@@ -20,7 +20,7 @@ from dpdiff.runtime import random_streams
 from dpdiff.runtime.batches import Halving, cut
 from dpdiff.runtime.checkpoints import Checkpoints, locked
 from dpdiff.runtime.workers import ALONE, Workers
-from dpdiff.sampling import ddim
+from dpdiff.sampling import DDIM, Call
 from dpdiff.strides import chosen_nodes
 from dpdiff.trajectory.flow_costs import Bands, bands_of, gram
 from dpdiff.trajectory.trajectories import Trajectories
@@ -57,8 +57,8 @@ def predictions(denoiser: Denoiser, nodes: np.ndarray, x: Tensor) -> Tensor:
     for i in range(len(nodes) - 1, 0, -1):
         mean = denoiser(x, int(nodes[i])).x0.float()
         means[i - 1] = mean.flatten(1).cpu()
-        step = Prediction(mean.to(x.dtype), None)
-        x = ddim(denoiser, step, x, nodes[i], nodes[i - 1], torch.zeros_like(x), 0.0)
+        call = Call(nodes[i], x, Prediction(mean.to(x.dtype), None))
+        x = DDIM().step(denoiser, [call], nodes[i - 1], x)
     return means
 
 
@@ -66,9 +66,8 @@ def states(denoiser: Denoiser, nodes: np.ndarray, x: Tensor, means: Tensor) -> T
     """The points of a run whose predictions are known, float64, shape (N + 1, B, D)."""
     run = [x.double().flatten(1).cpu()]
     for i in range(len(nodes) - 1, 0, -1):
-        step = Prediction(means[i - 1].double(), None)
-        still = torch.zeros_like(run[-1])
-        run.append(ddim(denoiser, step, run[-1], nodes[i], nodes[i - 1], still, 0.0))
+        call = Call(nodes[i], run[-1], Prediction(means[i - 1].double(), None))
+        run.append(DDIM().step(denoiser, [call], nodes[i - 1], run[-1]))
     return torch.stack(run[::-1])
 
 
