@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dpdiff.costs import bootstrap
+from dpdiff.costs import replicates
 from dpdiff.costs.bootstrap import REPLICATES
 from dpdiff.errors import InputError
 
@@ -124,7 +124,7 @@ def law(costs: Any, *, count: int = REPLICATES, seed: int = 0) -> Law:
     True
     """
     limit, c = _constants(costs.smoothed())
-    drawn = [_constants(draw)[1] for draw in bootstrap(costs, count, seed)]
+    drawn = [_constants(draw)[1] for draw in replicates(costs, count, seed)]
     return Law(limit, c, float(np.std(drawn, ddof=1)))
 
 

@@ -1,6 +1,7 @@
 """Imports run one way, no function is long, and each formula has one room."""
 
 import ast
+import importlib
 import inspect
 import json
 from dataclasses import replace
@@ -135,6 +136,15 @@ def test_every_room_is_in_the_order():
 
 def test_imports_run_down_and_never_in_circles():
     assert wrong_arrows(PACKAGE) == []
+
+
+def test_no_public_name_is_a_modules_too():
+    """Python would give whichever was asked for last."""
+    for name, path in modules(PACKAGE).items():
+        if path.name == "__init__.py":
+            public = getattr(importlib.import_module(name), "__all__", ())
+            clash = {n for n in public if f"{name}.{n}" in modules(PACKAGE)}
+            assert not clash, (name, clash)
 
 
 def test_no_function_is_long():

@@ -116,7 +116,9 @@ def test_a_sampler_of_ones_own_may_call_twice():
 def test_bars_count_network_calls(capfd):
     ours = Denoiser(network, NoiseSchedule.linear(1000), predicts="x0", shape=SHAPE)
     sample(ours, UNEVEN, 3, sampler=Heun(), batch_size=2)
-    assert "100%" in (said := capfd.readouterr().err) and f"/{2 * (2 * UNEVEN.steps - 1)} [" in said
+    said = capfd.readouterr().err
+    assert "100%" in said
+    assert f"/{2 * (2 * UNEVEN.steps - 1)} [" in said
 
 
 @pytest.mark.parametrize("sampler", ["2m", "ddim", Heun()], ids=["2m", "ddim", "heun"])

@@ -8,10 +8,10 @@ _HOMES = {
     "Costs": "dpdiff.costs.costs",
     "Estimate": "dpdiff.costs.bootstrap",
     "Sample": "dpdiff.costs.smoothing",
-    "bootstrap": "dpdiff.costs.bootstrap",
     "measure": "dpdiff.costs.measurement",
     "node_functions": "dpdiff.costs.statistics",
     "per_image": "dpdiff.costs.statistics",
+    "replicates": "dpdiff.costs.bootstrap",
     "uncertainty": "dpdiff.costs.bootstrap",
 }
 

@@ -21,7 +21,7 @@ AnyCosts = TypeVar("Measured")  # Costs
 REPLICATES = 100
 
 
-def bootstrap(
+def replicates(
     costs: AnyCosts,
     count: int = REPLICATES,
     seed: int = 0,
@@ -188,7 +188,7 @@ def _drawn(costs: Measured, nats: float, parts: list[tuple]) -> Estimate:
     only = np.unique(np.concatenate([part[0] for part in parts]))
     totals = [
         sum(sign * draw.costs_of(t, s).sum() for t, s, sign in parts)
-        for draw in bootstrap(costs, only=only)
+        for draw in replicates(costs, only=only)
     ]
     size = costs.unit.size
     return Estimate(float(nats / size), float(np.std(totals, ddof=1)) / size)
@@ -391,7 +391,7 @@ def uncertainty(
     own = [_BudgetReplicates(few, steps, plan) for steps in budgets]
     only = np.unique(np.concatenate([few.nodes, *(one.timesteps for one in own)]))
     fewest = []
-    for draw in bootstrap(costs, count, seed, only=only, width=width):
+    for draw in replicates(costs, count, seed, only=only, width=width):
         thin = Thinned(draw, few.nodes)
         solved = thin.plan(few.T)
         best = thin.schedules([one.schedule.steps for one in own], solved)
