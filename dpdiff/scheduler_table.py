@@ -151,9 +151,11 @@ def taking(argument: str | None, process: str | None = None) -> dict[str, str]:
 
 
 def config_of(scheduler: Any) -> dict[str, Any]:
-    """The config of a scheduler with its class's name, or a config as it is."""
+    """The config of a scheduler, or a config, with its class's name as ``_class_name``."""
     if isinstance(scheduler, Mapping):
-        return dict(scheduler)
+        name = scheduler.get("_class_name")
+        own = {"_class_name": name[-1]} if isinstance(name, list | tuple) and name else {}
+        return dict(scheduler) | own  # of somebody's own code, it is [file, class]
     if not isinstance(getattr(scheduler, "config", None), Mapping):
         raise InputError(
             f"a noise schedule is read from a scheduler of diffusers or its config, got a "
@@ -172,7 +174,7 @@ def described(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     ('betas', 'scaled_linear')
     """
     name = config.get("_class_name", "DDPMScheduler")
-    if name not in SCHEDULERS:
+    if not isinstance(name, str) or name not in SCHEDULERS:
         raise InputError(
             f"the scheduler {name} is not known, so its numbers have no meaning here; known are "
             + ", ".join(SCHEDULERS)

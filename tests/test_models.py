@@ -216,7 +216,6 @@ def test_attention_in_its_old_names_is_read(tmp_path):
         ("config.json", {"layers_per_block": 3000}, "2 blocks of 3000 layers"),
         ("config.json", {"block_out_channels": [8, 10**12]}, "a size of 1000000000000"),
         ("config.json", {"norm_num_groups": 0}, "describes no network"),
-        ("config.json", {"odd": 1}, "not known: odd"),
         ("config.json", {"_class_name": "UNet1DModel"}, "only UNet2DModel"),
         ("config.json", {"sample_size": None}, "no size of images"),
         ("config.json", {"out_channels": 3}, "other shapes"),

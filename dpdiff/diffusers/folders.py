@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import hashlib
 import importlib
 import inspect
-from collections.abc import Iterable, Mapping
+import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dpdiff.conditioned import Conditioned
+from dpdiff import scheduler_table
+from dpdiff.conditioned import Conditioned, time_argument
 from dpdiff.denoiser import Denoiser
 from dpdiff.diffusers import configs, pipelines
-from dpdiff.diffusers.pipelines import PIPELINES, Conditions, Pipeline, PipelineParts
+from dpdiff.diffusers.pipelines import PIPELINES, Conditions, PipelineParts
 from dpdiff.errors import InputError
 from dpdiff.runtime import formats
 from dpdiff.runtime.files import regular
@@ -24,17 +27,139 @@ from dpdiff.runtime.files import regular
 OWN_FILE = "dpdiff.json"
 INDEX = "model_index.json"
 SCHEDULER_CONFIG = "scheduler_config.json"
+CONFIG = "config.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 PARTS = {"unet", "scheduler"}
+LARGEST = 2**15  # of all sizes in a config: pixels, channels, layers
+# The same layers of attention, as diffusers called them until 2023.
+OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+ADVICE = (
+    "convert them once, where they are trusted, with diffusers: "
+    "UNet2DModel.from_pretrained(folder).save_pretrained(folder, safe_serialization=True)"
+)
 
 
-def pipeline_name(folder: Path) -> str | None:
-    """The class of the pipeline in a folder, if it tells one."""
-    index = formats.read_json(folder / INDEX) if (folder / INDEX).exists() else {}
+def from_folder(folder: Path, given: Conditions, device: str | torch.device | None) -> Denoiser:
+    """The denoiser in a folder, that of a pipeline or of a network with its scheduler's config."""
+    index = read_config(folder / INDEX) if (folder / INDEX).exists() else {}
     name = index.get("_class_name")
-    return name if isinstance(name, str) else None
+    if name in PIPELINES:
+        about = PIPELINES[name]
+        network = _network(folder / about.part, about.network_class).to(device or "cpu")
+        scheduler = read_config(folder / "scheduler" / SCHEDULER_CONFIG)
+        path = folder / about.vae / CONFIG
+        vae = read_config(path) if path.exists() else {}
+        return about.denoiser(PipelineParts(name, network, scheduler, vae), given)
+    unet, scheduler = layout(folder, index)
+    extra = read_extra(folder)
+    settings = configs.read_scheduler(read_config(scheduler / SCHEDULER_CONFIG), folder)
+    network = read_network(unet).to(device or "cpu")
+    return of_images(network, settings, folder, extra.get("levels", 256), given)
 
 
-def layout(folder: Path, known: Iterable[str]) -> tuple[Path, Path]:
+def from_pipeline(pipeline: Any, given: Conditions, device: str | torch.device | None) -> Denoiser:
+    """The denoiser of a pipeline in memory, whose network is used as it is if it can be."""
+    source = type(pipeline).__name__
+    if not hasattr(pipeline, "scheduler"):
+        raise InputError(f"a model is a name, a path or a pipeline; got a {source}")
+    config = scheduler_config(pipeline.scheduler)
+    if source in PIPELINES:
+        about = PIPELINES[source]
+        network = getattr(pipeline, about.part)
+        if device is not None and torch.device(device) != network.device:
+            network = copy.deepcopy(network).to(device)
+        vae = getattr(getattr(pipeline, about.vae, None), "config", {})
+        return about.denoiser(PipelineParts(source, network, config, vae, pipeline), given)
+    network = getattr(pipeline, "unet", None)
+    components = getattr(pipeline, "components", {"unet": network})
+    if type(network).__name__ != "UNet2DModel" or components.keys() - PARTS:
+        parts = {name: type(part) for name, part in components.items() if part is not None}
+        raise not_known(source, type(pipeline), parts, config)
+    settings = configs.read_scheduler(config, source)
+    if device is not None or {w.dtype for w in network.parameters()} != {torch.float32}:
+        network = copy.deepcopy(network).to(device=device, dtype=torch.float32)
+    return of_images(network, settings, source, 256, given)
+
+
+def scheduler_config(scheduler: Any) -> dict[str, Any]:
+    """Its config and class; of one of ours, the class that it took the place of."""
+    config = dict(scheduler.config)
+    return config | {"_class_name": config.get("source") or type(scheduler).__name__}
+
+
+def of_images(
+    network: torch.nn.Module,
+    settings: configs.SchedulerSettings,
+    source: Any,
+    levels: int | None,
+    given: Conditions,
+) -> Denoiser:
+    """The denoiser of images that a ``UNet2DModel`` is, for one class if it knows classes."""
+    shape = image_shape(network.config, source)
+    outputs = shape[0] * (2 if settings.variance == "learned_range" else 1)
+    if network.config.out_channels != outputs:
+        raise InputError(
+            f"{source}: with the variance {settings.variance} the network gives {outputs} channels "
+            f"for {shape[0]}; its config says {network.config.out_channels}"
+        )
+    asked, noise = network, settings.noise
+    if settings.predicts == "score":  # as the score networks of Song et al.: images in [0, 1]
+        asked, noise = pipelines.Halves(network), noise.scaled(0.5)
+    count = classes(network.config, source)
+    given.check(("class_label",) if count else (), source)
+    if count:
+        asked = Conditioned(asked, class_labels=given.label(count, source))
+    return Denoiser(
+        asked,
+        noise,
+        predicts=settings.predicts,
+        variance=settings.variance,
+        shape=shape,
+        levels=levels,
+        clip=settings.clip,
+        sigma_data=settings.sigma_data,
+    )
+
+
+def classes(config: Any, source: Any) -> int:
+    """How many classes a network is conditioned on; 0 if on none.
+
+    Raises
+    ------
+    InputError
+        If it is conditioned on anything else.
+    """
+    if config.get("class_embed_type") is None:
+        return config.get("num_class_embeds") or 0
+    raise InputError(
+        f"{source} is conditioned on embeddings of classes: load the network with diffusers, hold "
+        "them fixed, dpdiff.Conditioned(network, class_labels=…), and wrap that in dpdiff.Denoiser"
+    )
+
+
+def image_shape(config: Any, source: Any) -> tuple[int, int, int]:
+    """(C, H, W) of a network's images.
+
+    Raises
+    ------
+    InputError
+        If the config does not tell it.
+    """
+    size, channels = config.get("sample_size"), config.get("in_channels")
+    height, width = size if isinstance(size, list | tuple) and len(size) == 2 else (size, size)
+    if not all(type(n) is int and 1 <= n <= LARGEST for n in (channels, height, width)):
+        raise InputError(
+            f"{source} tells no size of images: sample_size {size}, in_channels {channels}"
+        )
+    return channels, height, width
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A config as diffusers writes and reads them: infinities and repeats are no errors."""
+    return scheduler_table.config_of(formats.read_json(path, strict=False))
+
+
+def layout(folder: Path, index: Mapping[str, Any]) -> tuple[Path, Path]:
     """Where network and scheduler config lie: in rooms of a pipeline, or side by side.
 
     Raises
@@ -42,25 +167,80 @@ def layout(folder: Path, known: Iterable[str]) -> tuple[Path, Path]:
     InputError
         If the folder holds more than these two, as those of other pipelines do.
     """
-    index = formats.read_json(folder / INDEX) if (folder / INDEX).exists() else {}
-    named = {name for name, part in index.items() if isinstance(part, list) and any(part)}
-    rooms = {path.parent.name for path in folder.glob("*/config.json")}
-    rooms -= {name for name in rooms if name.startswith("unet_")}  # averaged weights, as unet_ema
-    refuse_parts(named | rooms, folder, known)
+    named = {n: part[-1] for n, part in index.items() if isinstance(part, list) and any(part)}
+    rooms = dict.fromkeys(path.parent.name for path in folder.glob("*/config.json"))
+    averaged = {name for name in rooms if name.startswith("unet_")}  # as unet_ema
+    names = (rooms.keys() | named.keys()) - averaged
+    if names - PARTS:
+        parts = {name: _of_diffusers(named.get(name)) for name in names}
+        path = folder / "scheduler" / SCHEDULER_CONFIG
+        config = read_config(path) if path.exists() else {}
+        raise not_known(folder, _of_diffusers(index.get("_class_name")), parts, config)
     if (folder / "unet").is_dir():
         return folder / "unet", folder / "scheduler"
     return folder, folder
 
 
-def refuse_parts(names: set[str], source: Any, known: Iterable[str]) -> None:
-    """Refuse a pipeline that is more than a U-Net on images and its scheduler."""
-    others = sorted(names - PARTS)
-    if others:
-        raise InputError(
-            f"{source} has {', '.join(others)} beside its unet, and is no pipeline that is known "
-            f"here ({', '.join(known)}): hold what its network is conditioned on fixed, "
-            "dpdiff.Conditioned(network, …), and wrap that in dpdiff.Denoiser"
-        )
+def _of_diffusers(name: Any) -> Any:
+    return getattr(importlib.import_module("diffusers"), str(name), None)
+
+
+def not_known(
+    source: Any, pipeline: Any, parts: Mapping[str, Any], config: Mapping[str, Any]
+) -> InputError:
+    """The refusal of a pipeline whose call is not known, and the lines that go round it.
+
+    Parameters
+    ----------
+    source : str or Path
+        What was to be loaded.
+    pipeline : type or None
+        Its class, whose own call tells what its network is called with.
+    parts : mapping of str to type or None
+        Its components and their classes.
+    config : mapping
+        Its scheduler's.
+    """
+    timed = [name for name, part in parts.items() if part and time_argument(part)]
+    usual = [name for name in ("unet", "transformer", "prior") if name in parts]
+    network = next(iter([name for name in usual if name in timed] + timed + usual), "unet")
+    others = ", ".join(sorted(parts.keys() - {network, "scheduler"}))
+    conditions, told = call_of(pipeline, network, parts.get(network))
+    try:
+        settings = configs.read_scheduler(config, source)
+        noise, output = "dpdiff.NoiseSchedule.from_diffusers(pipe.scheduler)", settings.predicts
+    except InputError:
+        noise, output = "dpdiff.NoiseSchedule(f, g, time_inputs=…)", "…"
+    held = "".join(f", {name}=…" for name in conditions)
+    known, beside = ", ".join(PIPELINES), others or "nothing"
+    return InputError(
+        f"{source} has {beside} beside its {network}, and is none of the known pipelines: "
+        f"{known}. In memory (pipe), hold what its network is conditioned on fixed, for one "
+        "example and without a batch dimension, and wrap that: network = "
+        f"dpdiff.Conditioned(pipe.{network}{held}); denoiser = dpdiff.Denoiser(network, {noise}, "
+        f'predicts="{output}", variance="small", shape=…, levels=None)'
+        + (f". The pipeline tells its network {told}: so must the time_inputs" if told else "")
+    )
+
+
+def call_of(pipeline: Any, network: str, part: Any) -> tuple[list[str], str]:
+    """The arguments with which a pipeline calls its network, and the time if it is computed."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(pipeline.__call__)))
+    except (AttributeError, OSError, TypeError, SyntaxError):
+        tree = ast.Module([], [])
+    ours = {"hidden_states", "sample", "x", "return_dict", time_argument(part)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == f"self.{network}":
+            given = {argument.arg: ast.unparse(argument.value) for argument in node.keywords}
+            names = [n for n in given if n and n not in ours and not n.endswith("attention_kwargs")]
+            time = given.get(time_argument(part) or "", "")
+            return names, time if set("/-*") & set(time) else ""
+    parameters = inspect.signature(part.forward).parameters.values() if part else ()
+    required = [
+        p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+    ]
+    return [name for name in required if name not in ours | {"self"}], ""
 
 
 def read_extra(folder: Path) -> dict[str, Any]:
@@ -101,15 +281,25 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-CONFIG = "config.json"
-LARGEST = 2**15  # of all sizes in a config: pixels, channels, layers
-# The same layers of attention, as diffusers called them until 2023.
-OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-ADVICE = (
-    "convert them once, where they are trusted, with diffusers: "
-    "UNet2DModel.from_pretrained(folder).save_pretrained(folder, safe_serialization=True)"
-)
+def _network(folder: Path, kind: str) -> torch.nn.Module:
+    """A network of a class of diffusers, in the dtype of its file, whole or not at all."""
+    if kind == "UNet2DModel":
+        return read_network(folder)
+    config = read_config(folder / CONFIG)
+    if config.get("_class_name") != kind:
+        raise InputError(f"{folder} holds a {config.get('_class_name')}, expected a {kind}")
+    check_numbers(config, folder)
+    network = getattr(importlib.import_module("diffusers"), kind)
+    try:
+        network, about = network.from_pretrained(
+            folder, use_safetensors=True, torch_dtype="auto", output_loading_info=True
+        )
+    except Exception as error:  # a damaged file leads its reader to errors of any kind
+        raise InputError(f"cannot load the network in {folder}: {error}") from error
+    wrong = [name for names in about.values() for name in names]
+    if wrong:
+        raise InputError(f"cannot load the network in {folder}: tensors do not fit: {wrong[:3]}")
+    return network.eval()
 
 
 def read_network(folder: Path) -> nn.Module:
@@ -125,7 +315,7 @@ def read_network(folder: Path) -> nn.Module:
     """
     from safetensors import safe_open
 
-    config = formats.read_json(folder / CONFIG)
+    config = read_config(folder / CONFIG)
     path = _weights(folder)
     try:
         with safe_open(path, framework="pt") as file:
@@ -143,6 +333,18 @@ def read_network(folder: Path) -> nn.Module:
     return network.requires_grad_(True).eval()
 
 
+def _weights(folder: Path) -> Path:
+    path = folder / WEIGHTS
+    if not path.exists():
+        others = sorted(p.name for p in folder.glob("*") if p.suffix in (".bin", ".pth", ".ckpt"))
+        if (folder / f"{WEIGHTS}.index.json").exists():
+            others = ["weights in several files"]
+        held = f"; it has {', '.join(others)}: {ADVICE}" if others else ""
+        raise InputError(f"{folder} has no {WEIGHTS}{held}")
+    regular(path)
+    return path
+
+
 def empty_network(config: dict[str, Any], tensors: int, source: str | Path) -> nn.Module:
     """A ``UNet2DModel`` without weights, on torch's meta device, for so many tensors.
 
@@ -155,61 +357,14 @@ def empty_network(config: dict[str, Any], tensors: int, source: str | Path) -> n
 
     if config.get("_class_name") != "UNet2DModel":
         raise InputError(f"{source} is of a {config.get('_class_name')}; only UNet2DModel is read")
-    settings = {name: value for name, value in config.items() if not name.startswith("_")}
-    unknown = settings.keys() - inspect.signature(UNet2DModel).parameters.keys()
-    if unknown:
-        raise InputError(f"{source} has settings that are not known: {', '.join(sorted(unknown))}")
+    known = inspect.signature(UNet2DModel).parameters  # diffusers leaves out the others too
+    settings = {name: value for name, value in config.items() if name in known}
     _check_sizes(settings, tensors, source)
     try:
         with torch.device("meta"):
             return UNet2DModel(**settings)
     except Exception as error:  # of any kind: diffusers hardly checks what it is given
         raise InputError(f"{source} describes no network: {error}") from error
-
-
-def classes(config: Any, source: Any) -> int:
-    """How many classes a network is conditioned on; 0 if on none.
-
-    Raises
-    ------
-    InputError
-        If it is conditioned on anything else.
-    """
-    if config.get("class_embed_type") is None:
-        return config.get("num_class_embeds") or 0
-    raise InputError(
-        f"{source} is conditioned on embeddings of classes: load the network with diffusers, hold "
-        "them fixed, dpdiff.Conditioned(network, class_labels=…), and wrap that in dpdiff.Denoiser"
-    )
-
-
-def image_shape(config: Any, source: Any) -> tuple[int, int, int]:
-    """(C, H, W) of a network's images.
-
-    Raises
-    ------
-    InputError
-        If the config does not tell it.
-    """
-    size, channels = config.get("sample_size"), config.get("in_channels")
-    height, width = size if isinstance(size, list | tuple) and len(size) == 2 else (size, size)
-    if not all(type(n) is int and 1 <= n <= LARGEST for n in (channels, height, width)):
-        raise InputError(
-            f"{source} tells no size of images: sample_size {size}, in_channels {channels}"
-        )
-    return channels, height, width
-
-
-def _weights(folder: Path) -> Path:
-    path = folder / WEIGHTS
-    if not path.exists():
-        others = sorted(p.name for p in folder.glob("*") if p.suffix in (".bin", ".pth", ".ckpt"))
-        if (folder / f"{WEIGHTS}.index.json").exists():
-            others = ["weights in several files"]
-        held = f"; it has {', '.join(others)}: {ADVICE}" if others else ""
-        raise InputError(f"{folder} has no {WEIGHTS}{held}")
-    regular(path)
-    return path
 
 
 def _check_sizes(settings: dict[str, Any], tensors: int, source: str | Path) -> None:
@@ -276,124 +431,3 @@ def _floats(tensor: Tensor, name: str) -> Tensor:
     if not tensor.isfinite().all():
         raise InputError(f"{name} is not finite everywhere")
     return tensor.float()
-
-
-def from_pipeline(pipeline: Any, given: Conditions, device: str | torch.device | None) -> Denoiser:
-    """The denoiser of a pipeline in memory, whose network is used as it is if it can be."""
-    source = type(pipeline).__name__
-    if source in PIPELINES:
-        parts = parts_of(pipeline)
-        if device is not None and torch.device(device) != parts.network.device:
-            parts = parts._replace(network=copy.deepcopy(parts.network).to(device))
-        return PIPELINES[source].denoiser(parts, given)
-    if not (hasattr(pipeline, "unet") and hasattr(pipeline, "scheduler")):
-        raise InputError(f"a model is a name, a path or a pipeline; got a {source}")
-    network = pipeline.unet
-    refuse_parts(set(getattr(pipeline, "components", ())), source, PIPELINES)
-    if type(network).__name__ != "UNet2DModel":
-        raise InputError(
-            f"the unet of the {source} is a {type(network).__name__}; only UNet2DModel is read "
-            "there. Wrap any other network in dpdiff.Denoiser; known pipelines: "
-            + ", ".join(PIPELINES)
-        )
-    settings = configs.read_scheduler(scheduler_config(pipeline.scheduler), source)
-    kinds = {weight.dtype for weight in network.parameters()}
-    if kinds != {torch.float32} or device is not None:
-        network = copy.deepcopy(network).to(device=device, dtype=torch.float32)
-    return of_images(network, settings, source, 256, given)
-
-
-def parts_of(pipeline: Any) -> PipelineParts:
-    """What is used of a known pipeline in memory."""
-    kind = PIPELINES[type(pipeline).__name__]
-    return PipelineParts(
-        type(pipeline).__name__,
-        getattr(pipeline, kind.part),
-        scheduler_config(pipeline.scheduler),
-        vae_config(getattr(pipeline, kind.vae, None)),
-        pipeline,
-    )
-
-
-def scheduler_config(scheduler: Any) -> dict[str, Any]:
-    """Its config and class; of one of ours, the class that it took the place of."""
-    config = dict(scheduler.config)
-    return config | {"_class_name": config.get("source") or type(scheduler).__name__}
-
-
-def vae_config(vae: Any) -> Mapping[str, Any]:
-    return {} if vae is None else vae.config
-
-
-def from_folder(folder: Path, given: Conditions, device: str | torch.device | None) -> Denoiser:
-    """The denoiser in a folder, that of a pipeline or of a network with its scheduler's config."""
-    name = pipeline_name(folder)
-    if name in PIPELINES:
-        kind = PIPELINES[name]
-        network = _network(folder / kind.part, kind).to(device or "cpu")
-        scheduler = formats.read_json(folder / "scheduler" / SCHEDULER_CONFIG)
-        path = folder / kind.vae / CONFIG
-        vae = formats.read_json(path) if path.exists() else {}
-        return kind.denoiser(PipelineParts(name, network, scheduler, vae), given)
-    unet, scheduler = layout(folder, PIPELINES)
-    extra = read_extra(folder)
-    settings = configs.read_scheduler(formats.read_json(scheduler / SCHEDULER_CONFIG), folder)
-    network = read_network(unet).to(device or "cpu")
-    return of_images(network, settings, folder, extra.get("levels", 256), given)
-
-
-def _network(folder: Path, kind: Pipeline) -> torch.nn.Module:
-    """A network of any class of diffusers, in the dtype of its file, whole or not at all."""
-    if kind.network_class == "UNet2DModel":
-        return read_network(folder)
-    config = formats.read_json(folder / CONFIG)
-    if config.get("_class_name") != kind.network_class:
-        raise InputError(
-            f"{folder} holds a {config.get('_class_name')}, expected a {kind.network_class}"
-        )
-    check_numbers(config, folder)
-    network = getattr(importlib.import_module("diffusers"), kind.network_class)
-    try:
-        network, about = network.from_pretrained(
-            folder, use_safetensors=True, torch_dtype="auto", output_loading_info=True
-        )
-    except Exception as error:  # a damaged file leads its reader to errors of any kind
-        raise InputError(f"cannot load the network in {folder}: {error}") from error
-    wrong = [name for names in about.values() for name in names]
-    if wrong:
-        raise InputError(f"cannot load the network in {folder}: tensors do not fit: {wrong[:3]}")
-    return network.eval()
-
-
-def of_images(
-    network: torch.nn.Module,
-    settings: configs.SchedulerSettings,
-    source: Any,
-    levels: int | None,
-    given: Conditions,
-) -> Denoiser:
-    """The denoiser of images that a ``UNet2DModel`` is, for one class if it knows classes."""
-    shape = image_shape(network.config, source)
-    outputs = shape[0] * (2 if settings.variance == "learned_range" else 1)
-    if network.config.out_channels != outputs:
-        raise InputError(
-            f"{source}: with the variance {settings.variance} the network gives {outputs} channels "
-            f"for {shape[0]}; its config says {network.config.out_channels}"
-        )
-    asked, noise = network, settings.noise
-    if settings.predicts == "score":  # as the score networks of Song et al.: images in [0, 1]
-        asked, noise = pipelines.Halves(network), noise.scaled(0.5)
-    count = classes(network.config, source)
-    given.check(("class_label",) if count else (), source)
-    if count:
-        asked = Conditioned(asked, class_labels=given.label(count, source))
-    return Denoiser(
-        asked,
-        noise,
-        predicts=settings.predicts,
-        variance=settings.variance,
-        shape=shape,
-        levels=levels,
-        clip=settings.clip,
-        sigma_data=settings.sigma_data,
-    )

@@ -143,13 +143,6 @@ class WithSizes(Adapter):
         return self.network(x, time, encoder_hidden_states, added_cond_kwargs=added)
 
 
-class TimeLater(Adapter):
-    """The transformer of Stable Diffusion 3, whose time comes after the text."""
-
-    def forward(self, x: Tensor, time: Tensor, **conditions: Tensor) -> Any:
-        return self.network(x, timestep=time, **conditions)
-
-
 class Packed(Adapter):
     """The transformer of Flux on latents (B, C, H, W): it sees 2×2 of them as one token.
 
@@ -220,19 +213,19 @@ class PipelineParts(NamedTuple):
     for a folder.
     """
 
-    kind: str
+    name: str
     network: torch.nn.Module
     scheduler: Mapping[str, Any]
     vae: Mapping[str, Any]
     pipe: Any = None
 
 
-class Pipeline:
+class LatentPipeline:
     """A pipeline whose network denoises latents and takes no conditions."""
 
     part, network_class = "unet", "UNet2DModel"  # the network's name and class
     vae = "vae"
-    call: type[Adapter] | None = None
+    adapter: type[Adapter] | None = None
     takes: tuple[str, ...] = ()
     guidance = False  # whether two outputs are combined
     scale = 1.0  # by default, as in the pipeline's own call
@@ -240,14 +233,14 @@ class Pipeline:
 
     def denoiser(self, parts: PipelineParts, given: Conditions) -> Denoiser:
         """The denoiser of latents under given conditions."""
-        given.check(self.takes, parts.kind)
-        settings = read_scheduler(parts.scheduler, parts.kind)
-        network = self.call(parts.network) if self.call else parts.network
+        given.check(self.takes, parts.name)
+        settings = read_scheduler(parts.scheduler, parts.name)
+        network = self.adapter(parts.network) if self.adapter else parts.network
         shape = self.shape(parts, given)
         outputs = parts.network.config.out_channels or parts.network.config.in_channels
         if outputs not in (self._inputs(parts), 2 * self._inputs(parts)):
             raise InputError(
-                f"the network of the {parts.kind} takes {self._inputs(parts)} channels and gives "
+                f"the network of the {parts.name} takes {self._inputs(parts)} channels and gives "
                 f"{outputs}: one that fills in or edits pictures is no denoiser of them"
             )
         return Denoiser(
@@ -317,13 +310,13 @@ class Pipeline:
         return parts.network.config.sample_size
 
 
-class Unconditional(Pipeline):
+class Unconditional(LatentPipeline):
     """LDMPipeline."""
 
     vae = "vqvae"
 
 
-class Classes(Pipeline):
+class Classes(LatentPipeline):
     """DiTPipeline: a class, or the one past the last for none."""
 
     part, network_class = "transformer", "DiTTransformer2DModel"
@@ -332,10 +325,10 @@ class Classes(Pipeline):
 
     def conditions(self, parts, given, guided):
         classes = parts.network.config.num_embeds_ada_norm
-        return {"class_labels": given.label(classes, parts.kind)}, {"class_labels": classes}
+        return {"class_labels": given.label(classes, parts.name)}, {"class_labels": classes}
 
 
-class Text(Pipeline):
+class Text(LatentPipeline):
     """StableDiffusionPipeline."""
 
     network_class = "UNet2DConditionModel"
@@ -372,13 +365,13 @@ class Text(Pipeline):
     def conditions(self, parts, given, guided):
         if getattr(parts.network.config, "time_cond_proj_dim", None) is not None:
             raise InputError(
-                f"the network of this {parts.kind} takes its guidance as an embedding "
+                f"the network of this {parts.name} takes its guidance as an embedding "
                 "(timestep_cond): give that to dpdiff.Conditioned, and wrap it in dpdiff.Denoiser"
             )
         sets = []
         for prefix in ("", "negative_") if guided else ("",):
             named = ((prefix + name, *about) for name, about in self.arguments.items())
-            texts = {own: given.embedding(name, axes, parts.kind) for name, axes, own in named}
+            texts = {own: given.embedding(name, axes, parts.name) for name, axes, own in named}
             sets.append(texts | self.further(parts, given))
         if any(sets[0][own].shape != sets[-1][own].shape for _, own in self.arguments.values()):
             raise InputError("embeddings and their negative ones have the same shape")
@@ -395,7 +388,7 @@ POOLED = ("pooled_prompt_embeds", "negative_pooled_prompt_embeds")
 class TextAndSizes(Text):
     """StableDiffusionXLPipeline: with the picture's size, uncropped."""
 
-    takes, call, scale = (*Text.takes, *POOLED), WithSizes, 5.0
+    takes, adapter, scale = (*Text.takes, *POOLED), WithSizes, 5.0
     arguments = Text.arguments | {"pooled_prompt_embeds": (1, "text_embeds")}
     returned = (*Text.returned, *POOLED)
 
@@ -408,7 +401,7 @@ class TextToFlow(Text):
     """StableDiffusion3Pipeline."""
 
     part, network_class = "transformer", "SD3Transformer2DModel"
-    takes, call, scale = (*Text.takes, *POOLED), TimeLater, 7.0
+    takes, scale = (*Text.takes, *POOLED), 7.0
     arguments = Text.arguments | {"pooled_prompt_embeds": (1, "pooled_projections")}
     returned, others = (*Text.returned, *POOLED), ("prompt_2", "prompt_3")
     multiple = 2
@@ -417,7 +410,7 @@ class TextToFlow(Text):
 class Embedded(TextToFlow):
     """FluxPipeline: guidance is an input, or none at all."""
 
-    network_class, call = "FluxTransformer2DModel", Packed
+    network_class, adapter = "FluxTransformer2DModel", Packed
     takes = (
         *("prompt", "prompt_embeds", "pooled_prompt_embeds"),
         *("guidance_scale", "height", "width"),
@@ -443,7 +436,7 @@ class EmbeddedFromImages(Embedded):
     scale = 7.0
 
 
-PIPELINES: dict[str, Pipeline] = {
+PIPELINES: dict[str, LatentPipeline] = {
     "LDMPipeline": Unconditional(),
     "DiTPipeline": Classes(),
     "StableDiffusionPipeline": Text(),

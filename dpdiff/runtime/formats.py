@@ -110,8 +110,15 @@ JSON_DEPTH = 32  # of lists and objects in each other
 DIGEST_NAME = "digest"
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
+def read_json(path: str | Path, *, strict: bool = True) -> dict[str, Any]:
     """The JSON object that a file holds.
+
+    Parameters
+    ----------
+    path : str or Path
+        An ordinary file.
+    strict : bool
+        As for :func:`parsed_json`.
 
     Raises
     ------
@@ -120,15 +127,13 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """
     content = contents(path, JSON_AT_MOST)
     try:
-        return parsed_json(content.decode(), path)
+        return parsed_json(content.decode(), path, strict=strict)
     except UnicodeDecodeError as error:
         raise InputError(f"cannot read {path}: it is no text in UTF-8") from error
 
 
-def parsed_json(text: str, source: str | Path) -> dict[str, Any]:
-    """The JSON object in a text.
-
-    Stricter than Python: no name twice, no NaN or infinity, at most 32 levels.
+def parsed_json(text: str, source: str | Path, *, strict: bool = True) -> dict[str, Any]:
+    """The JSON object in a text, of at most 32 levels.
 
     Parameters
     ----------
@@ -136,6 +141,9 @@ def parsed_json(text: str, source: str | Path) -> dict[str, Any]:
         JSON.
     source : str or Path
         Where it is from, for the error.
+    strict : bool
+        Refuse what Python reads and JSON does not know: a name twice, NaN and infinity. diffusers
+        writes these.
 
     Raises
     ------
@@ -150,13 +158,10 @@ def parsed_json(text: str, source: str | Path) -> dict[str, Any]:
     Traceback (most recent call last):
     dpdiff.errors.InputError: cannot read example: it holds a list where an object {...} is expected
     """
+    only = {"parse_constant": _finite_number, "parse_float": _finite_number}
+    only |= {"object_pairs_hook": _object_without_repeats}
     try:
-        document = json.loads(
-            text,
-            parse_constant=_finite_number,
-            parse_float=_finite_number,
-            object_pairs_hook=_object_without_repeats,
-        )
+        document = json.loads(text, **(only if strict else {}))
     except RecursionError as error:
         raise InputError(f"cannot read {source}: its lists are nested too deeply") from error
     except ValueError as error:
