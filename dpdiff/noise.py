@@ -353,10 +353,15 @@ class NoiseSchedule:
         ``g`` of a flow (``f + g = 1``), else ``c g/f``, the noise in the model's own scale, which
         is infinite where no signal is left.
         """
-        if np.allclose(self.f[1:] + self.g[1:], 1, rtol=0, atol=1e-12):
+        if self.is_flow:
             return self.g
         with np.errstate(divide="ignore"):
             return self.data_scale * np.exp(-self.log_snr / 2)
+
+    @cached_property
+    def is_flow(self) -> bool:
+        """Whether ``f + g = 1``, so that x_t moves in a straight line over ``g`` from noise."""
+        return np.allclose(self.f + self.g, 1, rtol=0, atol=1e-12)
 
     @cached_property
     def log_total(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Samplers, and the loop that calls the network: ancestral, DDIM and 2M over any schedule."""
+"""Samplers, and the loop that calls the network: DDIM, 2M and others over any schedule."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tqdm import tqdm
 from dpdiff.denoiser import Denoiser, Prediction
 from dpdiff.errors import InputError, check_counts
 from dpdiff.network import not_finite
+from dpdiff.noise import NoiseSchedule
 from dpdiff.runtime import random_streams
 from dpdiff.runtime.batches import Halving, cut, prefetch, ran_out
 from dpdiff.runtime.workers import ALONE, Workers
@@ -156,7 +157,77 @@ class DPMSolver2M(Sampler):
         return g[s] / g[t] * x + (f[s] - f[t] * g[s] / g[t]) * x0
 
 
-SAMPLERS: dict[str, Sampler] = {one.name: one for one in (Ancestral(), DDIM(), DPMSolver2M())}
+class UniPC(DPMSolver2M):
+    """UniPC-2 with B₂(h), predicting data (Zhao et al. 2023): 2M, its points corrected afterwards.
+
+    The call at t tells how x̂_0 has gone on since r, the node before. With ``h = λ_t - λ_r``, D the
+    data that 2M took for the step to t, q the node before r and ``ρ = (λ_q - λ_r)/h``, that step
+    is taken again with ``x̂_0(r) + c_q (x̂_0(q) - x̂_0(r))/ρ + c_t (x̂_0(t) - x̂_0(r))`` in place of D:
+    the parabola through the three, integrated over the step. The first correction is the mean of
+    ``x̂_0(t)`` and ``x̂_0(r)``. No call is added, since the corrected x is not looked at again.
+    """
+
+    name, memory = "unipc", 3
+
+    def step(self, denoiser, calls, s, noise):
+        if len(calls) > 1 and s > 0:
+            t, x, (x0, _) = calls[-1]
+            r, _, (x0_r, _) = calls[-2]
+            f, depth = denoiser.noise.f, denoiser.noise.log_snr / 2
+            h = depth[t] - depth[r]
+            part = -np.expm1(-h)
+            if len(calls) > 2:
+                q, _, (x0_q, _) = calls[-3]
+                ratio = (depth[q] - depth[r]) / h
+                first = 1 / part - 1 / h
+                second = 1 / part - 2 / h * first
+                c_q = (first - second) / (1 - ratio)
+                c_t = first - c_q
+                turn = c_t * (x0 - x0_r) + (c_q - 0.5) / ratio * (x0_q - x0_r)
+            else:
+                turn = 0.5 * (x0 - x0_r)
+            calls = [calls[-2], calls[-1]._replace(x=x + f[t] * part * turn)]
+        return super().step(denoiser, calls, s, noise)
+
+
+class AdamsBashforth(Sampler):
+    """Second-order Adams-Bashforth: the slope is a straight line in time, here through two calls.
+
+    DDIM's steps are straight lines in ``y = x/a`` over ``τ = g/a``, for which k-diffusion takes
+    ``a = f``, so that τ is σ, and flow models ``a = f + g``, so that τ is their own time. With
+    ``u = dy/dτ = (y - x̂_0)/τ`` and r the node before t, ``y_s = y_t + (τ_s - τ_t) (u_t + (τ_s -
+    τ_t) / (2 (τ_t - τ_r)) (u_t - u_r))``. The first step and the last one are DDIM's.
+    """
+
+    name, memory = "ab2", 2
+
+    def step(self, denoiser, calls, s, noise):
+        x = DDIM().step(denoiser, [calls[-1]], s, noise)
+        if len(calls) > 1 and s > 0:
+            a = straight_scale(denoiser.noise)
+            time = denoiser.noise.g / a
+            r, t = (call.t for call in calls)
+            before, now = ((c.x / a[c.t] - c.prediction.x0) / time[c.t] for c in calls)
+            x = x + a[s] * (time[s] - time[t]) ** 2 / (2 * (time[t] - time[r])) * (now - before)
+        return x
+
+
+def straight_scale(noise: NoiseSchedule) -> np.ndarray:
+    """``a(t)``, for which x/a moves in a straight line over g/a in every step of DDIM.
+
+    It is f, unless the model is a flow or no signal is left at T: there it is ``f + g``.
+
+    Examples
+    --------
+    >>> straight_scale(NoiseSchedule.flow(4))
+    array([1., 1., 1., 1., 1.])
+    """
+    return noise.f + noise.g if noise.is_flow or noise.f[-1] == 0 else noise.f
+
+
+SAMPLERS: dict[str, Sampler] = {
+    one.name: one for one in (Ancestral(), DDIM(), DPMSolver2M(), AdamsBashforth(), UniPC())
+}
 
 
 def sampler_for(schedule: Schedule, sampler: str | Sampler | None = None) -> Sampler:
@@ -207,7 +278,6 @@ def walk(
 
     Examples
     --------
-    >>> from dpdiff.noise import NoiseSchedule
     >>> silent = Denoiser(lambda x, index: 0 * x, NoiseSchedule.cosine(8), shape=(2,))
     >>> [state.t for state in walk(silent, Schedule([0, 4, 8]), torch.ones(1, 2), "ddim")]
     [4, 0]
@@ -250,9 +320,10 @@ def sample(
     seed : int
         Of the noise. Sample ``i`` at timestep ``t`` always gets the same noise, whatever the
         batch size, the schedule's other steps and ``n``.
-    sampler : {"ancestral", "ddim", "2m"} or Sampler, optional
+    sampler : {"ancestral", "ddim", "2m", "ab2", "unipc"} or Sampler, optional
         ``ancestral`` draws from ``p(x_s | x_t)``; ``ddim`` follows Song et al. (2021), eq. 12, and
-        ``DDIM(eta=1)`` has the ``small`` variance; ``2m`` is DPM-Solver++(2M); or one of your own.
+        ``DDIM(eta=1)`` has the ``small`` variance; ``2m`` is DPM-Solver++(2M), ``unipc`` UniPC-2
+        and ``ab2`` Adams-Bashforth, all three of second order; or one of your own.
         By default the one that the schedule was made for, else ``ancestral``.
     x_T : Tensor, shape (n, ...), optional
         Where to begin instead of the seed's noise.
@@ -282,7 +353,6 @@ def sample(
 
     Examples
     --------
-    >>> from dpdiff.noise import NoiseSchedule
     >>> silent = Denoiser(lambda x, index: 0 * x, NoiseSchedule.cosine(8), shape=(2,))
     >>> sample(silent, Schedule([0, 4, 8]), n=3, progress=False).shape
     torch.Size([3, 2])

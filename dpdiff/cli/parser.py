@@ -88,8 +88,8 @@ def _add_uses(commands: Any) -> None:
     command.add_argument("--n", type=whole(1), default=64, help="number of samples")
     command.add_argument(
         "--sampler",
-        help="ancestral, ddim or 2m; if not given, the one a schedule file was made for, or "
-        "ancestral",
+        help="ancestral, ddim, 2m, ab2 or unipc; if not given, the one a schedule file was made "
+        "for, or ancestral",
     )
     command.add_argument("--eta", type=real(0, 1), default=0.0, help="of ddim, in [0, 1]")
     command.add_argument("--out", default="samples.png", help="picture to write")
