@@ -11,6 +11,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from dpdiff.errors import InputError
+from dpdiff.schedule import COMFYUI_HIGHEST
 from dpdiff.scheduler_table import taking
 
 if TYPE_CHECKING:
@@ -174,6 +175,8 @@ def _k_diffusion(schedule: Schedule, denoiser: Denoiser) -> str:
             f"k-diffusion wraps networks that predict eps or v, this one predicts "
             f"{denoiser.predicts}; --to sigmas prints the bare list"
         )
+    # An infinite σ(T), whose place diffusers' 4096 takes in the list, is to be found by its own.
+    kept = "" if denoiser.noise.f[-1] > 0 else ".clamp(min=2**-24)"
     return f"""\
 # sigma = g/f, decreasing, {schedule.steps + 1} values for {schedule.steps} steps: the last is 0.
 # `denoiser` is dpdiff.load(...). A learned variance plays no part: its channels are cut off.
@@ -185,7 +188,7 @@ sigmas = torch.tensor(sigmas)
 shape = denoiser.shape
 model = external.{wrappers[denoiser.predicts]}(
     lambda x, t: denoiser.network(x, t).sample[:, : shape[0]],
-    torch.tensor(denoiser.noise.f[1:] ** 2, dtype=torch.float32),
+    torch.tensor(denoiser.noise.f[1:] ** 2, dtype=torch.float32){kept},
     quantize=True,
 )
 with torch.no_grad():
@@ -195,7 +198,8 @@ with torch.no_grad():
 def _comfyui(schedule: Schedule, denoiser: Denoiser) -> str:
     kind = "g, the flow time" if denoiser.predicts == "flow" else "g/f"
     # The node reads plain decimals; an exponent would become a number of its own.
-    numbers = ", ".join(f"{sigma:.8f}" for sigma in schedule.to_sigmas(denoiser.noise))
+    sigmas = schedule.to_sigmas(denoiser.noise, highest=COMFYUI_HIGHEST)
+    numbers = ", ".join(f"{sigma:.8f}" for sigma in sigmas)
     return f"""\
 # sigma = {kind}, decreasing, {schedule.steps + 1} values for {schedule.steps} steps: the last is 0.
 # Paste the text into a ManualSigmas node and connect that to the sigmas of SamplerCustom. A node

@@ -314,7 +314,7 @@ def sample(
     denoiser : Denoiser
         The model; ``ancestral`` uses its variance rule.
     schedule : Schedule
-        Must end at the model's T.
+        One that begins below the model's T begins with the same noise there.
     n : int
         How many examples.
     seed : int
@@ -357,7 +357,7 @@ def sample(
     >>> sample(silent, Schedule([0, 4, 8]), n=3, progress=False).shape
     torch.Size([3, 2])
     """
-    schedule.check_noise(denoiser.noise)
+    schedule.check_noise(denoiser.noise, below=True)
     random_streams.check_seed(seed)
     check_counts(n=n, batch_size=batch_size)
     sampler = sampler_for(schedule, sampler)
@@ -436,7 +436,7 @@ def _noises(
     x_0: Tensor | None,
 ) -> tuple[Tensor, Callable[[int], Tensor] | None]:
     """Where some samples begin, and the noise of their steps, drawn in the background."""
-    own = [] if x_T is not None else [schedule.T]
+    own = [] if x_T is not None else [denoiser.noise.T if x_0 is None else schedule.T]
     steps = [*sampler.timesteps(schedule)[1:]] if sampler.random else []
     coming = prefetch(
         lambda t: torch.from_numpy(random_streams.gaussian(seed, t, rows, denoiser.shape)),

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from numbers import Integral
 from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from dpdiff.errors import InputError
+from dpdiff.noise import NoiseSchedule
 from dpdiff.runtime import formats
 from dpdiff.runtime.files import replacing
 
-if TYPE_CHECKING:
-    from dpdiff.noise import NoiseSchedule
-
-
+# What programs have for an infinite σ(T): of the ᾱ_T that they put in the place of 0.
+DIFFUSERS_HIGHEST = (2.0**24 - 1) ** 0.5
+COMFYUI_HIGHEST = (1 / 4.8973451890853435e-08 - 1) ** 0.5
+ROUNDED = 1.001e-3  # of the first number, where flows leave out the last thousandth
 FORMAT = "dpdiff-schedule"
 VERSION = 2
 
@@ -93,9 +95,13 @@ class Schedule:
         if self.T != T:
             raise InputError(f"the schedule ends at {self.T}, the training grid at T = {T}")
 
-    def check_noise(self, noise: NoiseSchedule) -> None:
-        """Refuse to be used with another noise schedule than the one it was found for."""
-        self.check_end(noise.T)
+    def check_noise(self, noise: NoiseSchedule, *, below: bool = False) -> None:
+        """Refuse to be used with another noise schedule than the one it was found for.
+
+        ``below`` takes those that begin below T too, if they are known to be of that grid.
+        """
+        if not below or self.provenance.get("T") != noise.T:
+            self.check_end(noise.T)
         name, own = (self.provenance.get(key) for key in ("model", "noise_schedule"))
         if own not in (None, noise.fingerprint):
             raise InputError(
@@ -152,7 +158,9 @@ class Schedule:
         """
         return [t - 1 for t in reversed(self.timesteps[1:])]
 
-    def to_sigmas(self, noise: NoiseSchedule, zero: str = "append") -> list[float]:
+    def to_sigmas(
+        self, noise: NoiseSchedule, zero: str = "append", highest: float = DIFFUSERS_HIGHEST
+    ) -> list[float]:
         """The noise levels of k-diffusion, ComfyUI and diffusers' Euler, decreasing.
 
         They are ``σ = g/f`` in the model's own scale, and the flow time ``g`` of flow models.
@@ -163,11 +171,14 @@ class Schedule:
             The model's.
         zero : {"append", "none"}
             End with ``σ(0) = 0``, which makes steps + 1 values, or leave it out.
+        highest : float
+            What stands for ``σ(T)`` where no signal is left and it is infinite: diffusers' 4096,
+            or ComfyUI's ``dpdiff.schedule.COMFYUI_HIGHEST``.
 
         Raises
         ------
         InputError
-            If ``noise`` is of another grid, or holds no signal at T, where σ is infinite.
+            If ``noise`` is of another grid, or ``highest`` is not above the other noise levels.
 
         Examples
         --------
@@ -179,66 +190,157 @@ class Schedule:
         self.check_noise(noise)
         if zero not in ("append", "none"):
             raise InputError(f"zero is 'append' or 'none', got {zero!r}")
-        if not math.isfinite(noise.sigmas[self.T]):
-            raise InputError("no signal is left at T, so σ is infinite there: use to_diffusers")
         nodes = self.timesteps[::-1] if zero == "append" else self.timesteps[:0:-1]
-        return noise.sigmas[list(nodes)].tolist()
+        return _finite_sigmas(noise, highest)[list(nodes)].tolist()
 
     @classmethod
-    def from_diffusers(cls, timesteps: Iterable[float], T: int) -> Schedule:
-        """Read a list of timesteps as diffusers has them: 0-based, descending from ``T - 1``.
+    def from_diffusers(
+        cls,
+        steps: Any,
+        noise: NoiseSchedule | None = None,
+        *,
+        start: str | None = None,
+        T: int | None = None,
+    ) -> Schedule:
+        """Read the steps of a scheduler of diffusers, or a list of timesteps for a noise schedule.
 
         Parameters
         ----------
-        timesteps : iterable of int or float
-            Rounded to integers.
-        T : int
-            Length of the training grid, ``num_train_timesteps``.
+        steps : scheduler or iterable of float
+            A scheduler after its ``set_timesteps``; or a descending list of what the network is
+            told, of which each becomes the timestep with the nearest time input.
+        noise : NoiseSchedule, optional
+            A list needs it: 500 is one noise level of a DDPM and another of a flow, and
+            ``T``, the length of the grid, does not tell which. A scheduler has its own.
+        start : {"move", "keep"}, optional
+            What becomes of a list that begins below T, as diffusers' "leading" ones do: its first
+            step is moved to T, or kept, in a schedule that only :func:`dpdiff.sample` takes.
 
         Raises
         ------
         InputError
-            If they leave 0 … T - 1, do not begin at T - 1, do not descend, or coincide once
-            they are rounded.
+            If numbers leave the grid, do not begin at T, do not descend, or coincide once they
+            are rounded; if a scheduler has no timesteps yet, takes two calls a step, or tells
+            the network other times than those of the noise it steps between.
 
         Examples
         --------
-        >>> Schedule.from_diffusers([9, 4, 1], T=10).timesteps
+        >>> from dpdiff.noise import NoiseSchedule
+        >>> Schedule.from_diffusers([9, 4, 1], NoiseSchedule.cosine(10)).timesteps
         (0, 2, 5, 10)
         """
-        try:
-            indices = [round(float(t)) for t in timesteps]
-        except (TypeError, ValueError, OverflowError) as error:
-            raise InputError(f"timesteps are a list of numbers, got {timesteps!r}") from error
-        wrong = [i for i in indices if not 0 <= i < T]
-        if wrong:
+        if hasattr(steps, "set_timesteps"):
+            return cls._of_scheduler(steps, noise, start)
+        if not isinstance(noise, NoiseSchedule):
             raise InputError(
-                f"diffusers counts timesteps from 0 to T - 1 = {T - 1}, got {wrong[0]}: "
-                "subtract 1 from each if the list counts from 1"
+                "a list of timesteps tells noise levels on one noise schedule only: give that too, "
+                "from_diffusers(timesteps, NoiseSchedule.from_diffusers(scheduler)), or the "
+                "scheduler itself instead of the list"
             )
-        for before, after in pairwise(indices):
-            if after >= before:
-                what = "are the same once rounded: leave one out" if after == before else "rise"
-                raise InputError(f"timesteps descend strictly; {before} and then {after} {what}")
-        if indices[:1] != [T - 1]:
+        told, inputs = _numbers(steps, "timesteps"), noise.time_inputs
+        gap = np.abs(np.diff(inputs)).max(initial=0) if noise.T > 1 else 1
+        wrong = told[(told < inputs.min() - gap / 2) | (told > inputs.max() + gap / 2)]
+        if wrong.size:
+            advice = "leave it out, the step to the data is understood"
+            if not (wrong[0] == told[-1] == -1):
+                advice = "subtract 1 from each if the list counts from 1"
             raise InputError(
-                f"a schedule holds T: its first timestep is T - 1 = {T - 1}, where sampling "
-                f"begins; got {indices[0] if indices else 'none'}"
+                f"this noise schedule's time inputs lie between {inputs.min():.6g} and "
+                f"{inputs.max():.6g}, got {wrong[0]:.6g}: {advice}"
             )
-        return cls((0, *(i + 1 for i in reversed(indices))))
+        nodes = 1 + np.abs(inputs - told[:, None]).argmin(1)
+        if inputs.dtype.kind == "f" and told.size and inputs[-1] - told[0] <= ROUNDED * inputs[-1]:
+            nodes[0] = noise.T
+        return cls._descending(nodes, told, noise, start)
 
     @classmethod
-    def from_sigmas(cls, sigmas: Iterable[float], noise: NoiseSchedule) -> Schedule:
+    def _of_scheduler(cls, scheduler: Any, noise: NoiseSchedule | None, start: Any) -> Schedule:
+        """What a scheduler steps through, by its noise levels if it has them."""
+        name = type(scheduler).__name__
+        if isinstance(getattr(scheduler, "schedule", None), cls):
+            return scheduler.schedule
+        noise = NoiseSchedule.from_diffusers(scheduler) if noise is None else noise
+        if getattr(scheduler, "order", 1) != 1 or name == "ScoreSdeVeScheduler":
+            raise InputError(f"{name} calls the network more than once a step: no list says that")
+        custom = getattr(scheduler, "custom_timesteps", False)
+        if getattr(scheduler, "num_inference_steps", None) is None and not custom:
+            raise InputError(f"this {name} has no steps yet: call its set_timesteps first")
+        told = _numbers(scheduler.timesteps, "timesteps")
+        if getattr(scheduler, "sigmas", None) is None:
+            return cls.from_diffusers(told, noise, start=start)
+        sigmas = _numbers(scheduler.sigmas, "sigmas")
+        if len(sigmas) != len(told) + 1:
+            raise InputError(f"{name} has {len(told)} timesteps for {len(sigmas)} sigmas")
+        nodes, inputs = _nearest(sigmas[:-1], noise), noise.time_inputs
+        gaps = np.abs(np.diff(inputs, prepend=inputs[0], append=inputs[-1]))
+        near = 1.01 * np.maximum(gaps[:-1], gaps[1:])[nodes - 1]
+        whole = 1 if inputs.max() > 100 and (told == told.round()).all() else 0
+        wrong = np.flatnonzero(np.abs(told - inputs[nodes - 1]) > near + whole)
+        if wrong.size:
+            i = wrong[0]
+            raise InputError(
+                f"this {name} steps from sigma {sigmas[i]:.6g}, where the network is to be told "
+                f"{inputs[nodes[i] - 1]:.6g}, and tells it {told[i]:.6g}: those with a shift of "
+                "their own do so after set_timesteps(timesteps=…); give them sigmas"
+            )
+        return cls._descending(nodes, told, noise, start)
+
+    @classmethod
+    def _descending(
+        cls, nodes: np.ndarray, given: np.ndarray, noise: NoiseSchedule, start: str | None
+    ) -> Schedule:
+        """A schedule of nodes that numbers were read as."""
+        if start not in (None, "move", "keep"):
+            raise InputError(f"start is 'move' or 'keep', got {start!r}")
+        for (before, after), (one, other) in zip(pairwise(nodes), pairwise(given), strict=True):
+            if after >= before:
+                same = f"are the same timestep {after} once rounded: leave one out"
+                what = same if after == before else "rise"
+                raise InputError(f"steps descend strictly; {one:.6g} and then {other:.6g} {what}")
+        if nodes.size == 0 or (nodes[0] != noise.T and start is None):
+            raise InputError(
+                f"sampling begins at T = {noise.T}, where the network is told "
+                f"{noise.time_inputs[-1]:.6g} and sigma is {noise.sigmas[-1]:.6g}; got "
+                + (f"{given[0]:.6g}, timestep {nodes[0]}" if nodes.size else "none")
+                + ". start='move' puts the first step at T, 'keep' leaves it, for samples alone"
+            )
+        first = noise.T if start == "move" else nodes[0]
+        return cls((0, *nodes[:0:-1].tolist(), first), {} if first == noise.T else {"T": noise.T})
+
+    @classmethod
+    def from_sigmas(
+        cls,
+        sigmas: Iterable[float],
+        noise: NoiseSchedule,
+        *,
+        zero: str | None = None,
+        start: str | None = None,
+    ) -> Schedule:
         """Read decreasing noise levels as of :meth:`to_sigmas`, with or without a final 0.
 
-        Each becomes the timestep with the nearest ``log σ``. Lists such as those of Align Your
-        Steps can be scored in this way.
+        Each becomes the timestep with the nearest ``log σ``. Where ``σ(T)`` is infinite, what
+        programs put in its place is known. Lists such as those of Align Your Steps can be scored
+        in this way.
+
+        Parameters
+        ----------
+        sigmas : iterable of float
+            The list.
+        noise : NoiseSchedule
+            The model's.
+        zero : {"append", "none"}, optional
+            Whether the last value is where sampling ends, or a step like the others. By default
+            it is the end if it is 0; or, with a warning, ``σ(1)``, the lowest noise level, where
+            Align Your Steps' own lists end and samplers put 0. Lists of flow models are written
+            without an end: there, ``σ(1)`` is a step.
+        start : {"move", "keep"}, optional
+            As for :meth:`from_diffusers`.
 
         Raises
         ------
         InputError
             If a value is more than 5 % outside the range of ``noise``, or if the timesteps are
-            refused by :meth:`from_diffusers`.
+            such as :meth:`from_diffusers` refuses.
 
         Examples
         --------
@@ -246,24 +348,19 @@ class Schedule:
         >>> Schedule.from_sigmas([157.4, 1.236, 0.0], NoiseSchedule.linear(1000)).timesteps
         (0, 300, 1000)
         """
-        try:
-            values = [float(sigma) for sigma in sigmas]
-        except (TypeError, ValueError) as error:
-            raise InputError(f"sigmas are a list of numbers, got {sigmas!r}") from error
-        values = values[:-1] if values[-1:] == [0] else values
-        low, high = noise.sigmas[[1, noise.T]].tolist()
-        wrong = [sigma for sigma in values if not low / 1.05 <= sigma <= high * 1.05]
-        if wrong:
-            raise InputError(
-                f"this noise schedule's sigmas lie between {low:.4g} and {high:.4g}, "
-                f"and a list may end with 0; got {wrong[0]:.4g}"
+        if zero not in (None, "append", "none"):
+            raise InputError(f"zero is 'append' or 'none', got {zero!r}")
+        values = _numbers(sigmas, "sigmas", endless=True)
+        ends = zero == "append" or (zero is None and values[-1:].tolist() == [0])
+        nodes = _nearest(values[: len(values) - ends], noise)
+        if zero is None and not ends and len(nodes) > 1 and nodes[-1] == 1 and not noise.is_flow:
+            nodes, ends = nodes[:-1], True
+            warnings.warn(
+                f"the last sigma, {values[-1]:.6g}, is this noise schedule's lowest, and is read "
+                "as the end of sampling, where programs put 0; zero='none' makes it a step",
+                stacklevel=2,
             )
-        log_sigmas = np.log(noise.sigmas[1:])
-        indices = [int(abs(log_sigmas - math.log(v)).argmin()) for v in values]
-        try:
-            return cls.from_diffusers(indices, noise.T)
-        except InputError as error:
-            raise InputError(f"the sigmas' timesteps are {indices}: {error}") from error
+        return cls._descending(nodes, values[: len(nodes)], noise, start)
 
     def to_json(self) -> str:
         """The schedule with its provenance and a digest of both, as schedule files hold it."""
@@ -298,3 +395,42 @@ class Schedule:
         if not isinstance(provenance, dict):
             raise InputError(f"{path} does not say where its schedule is from")
         return cls(tuple(timesteps), provenance)
+
+
+def _numbers(values: Any, name: str, endless: bool = False) -> np.ndarray:
+    """A list of numbers as float64; infinities only where they mean something."""
+    try:
+        numbers = np.array([float(value) for value in values])
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} are a list of numbers, got {values!r}") from error
+    if not endless and not np.isfinite(numbers).all():
+        raise InputError(f"{name} are a list of numbers, got {values!r}")
+    return numbers
+
+
+def _finite_sigmas(noise: NoiseSchedule, highest: float) -> np.ndarray:
+    """σ(0) … σ(T), of which the last may be a stand-in."""
+    sigmas = noise.sigmas.copy()
+    if not math.isfinite(sigmas[-1]):
+        if not sigmas[-2] < highest < math.inf:
+            raise InputError(f"highest is a number above {sigmas[-2]:.6g}, got {highest}")
+        sigmas[-1] = highest
+    return sigmas
+
+
+def _nearest(values: np.ndarray, noise: NoiseSchedule) -> np.ndarray:
+    """The timesteps whose ``log σ`` are nearest."""
+    low, high = noise.sigmas[[1, noise.T]].tolist()
+    wrong = [sigma for sigma in values.tolist() if not low / 1.05 <= sigma <= high * 1.05]
+    if wrong:
+        raise InputError(
+            f"this noise schedule's sigmas lie between {low:.4g} and {high:.4g}, "
+            f"and a list may end with 0; got {wrong[0]:.4g}"
+        )
+    stand_in = max(DIFFUSERS_HIGHEST, 2 * noise.sigmas[-2]) if noise.T > 1 else DIFFUSERS_HIGHEST
+    known = np.log(_finite_sigmas(noise, stand_in)[1:])
+    given = np.log(np.minimum(values, 1e300))
+    nodes = 1 + np.abs(known - given[:, None]).argmin(1)
+    if nodes[:1].tolist() == [noise.T - 1] and abs(given[0] - known[-1]) <= 2 * ROUNDED:
+        nodes[0] = noise.T
+    return nodes

@@ -11,8 +11,11 @@ import torch
 from tiny_pipelines import drawn, unet2d
 
 import dpdiff
-from dpdiff import Conditioned, Denoiser, InputError, NoiseSchedule
+from dpdiff import Conditioned, Denoiser, InputError, NoiseSchedule, Schedule
 from dpdiff.conditioned import Guided
+from dpdiff.diffusers import UnevenDDIMScheduler
+from dpdiff.export import snippet
+from dpdiff.schedule import COMFYUI_HIGHEST
 
 warnings.filterwarnings("ignore", module="diffusers")
 
@@ -244,3 +247,166 @@ def test_the_refusal_says_what_time_a_pipeline_tells():
 
 def test_what_is_no_pipeline_is_not_called_one():
     assert "got a Nothing" in refusal(type("Nothing", (), {})())
+
+
+# --- lists of steps ---
+
+
+STOCK = {  # as published: Stable Diffusion, Wan, SANA, SD3, Flux, NoobAI
+    "euler": (diffusers.EulerDiscreteScheduler, STABLE | {"beta_schedule": "scaled_linear"}),
+    "euler karras": (
+        diffusers.EulerDiscreteScheduler,
+        STABLE | {"beta_schedule": "scaled_linear", "use_karras_sigmas": True},
+    ),
+    "wan 720p": (
+        diffusers.UniPCMultistepScheduler,
+        {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 5.0},
+    ),
+    "sana": (
+        diffusers.DPMSolverMultistepScheduler,
+        {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0},
+    ),
+    "sd3": (diffusers.FlowMatchEulerDiscreteScheduler, {"shift": 3.0}),
+    "noobai": (
+        diffusers.EulerDiscreteScheduler,
+        STABLE
+        | {"beta_schedule": "scaled_linear", "prediction_type": "v_prediction"}
+        | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"},
+    ),
+    "ddpm trailing": (diffusers.DDPMScheduler, {"timestep_spacing": "trailing"}),
+}
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_a_scheduler_s_own_steps_are_read(name):
+    kind, settings = STOCK[name]
+    scheduler = kind(**settings)
+    scheduler.set_timesteps(8)
+    noise = NoiseSchedule.from_diffusers(scheduler)
+    schedule = Schedule.from_diffusers(scheduler)
+    nodes = np.array(schedule.timesteps[:0:-1])
+    told = noise.time_inputs[nodes - 1]
+    gap = np.abs(np.diff(noise.time_inputs)).max()
+    np.testing.assert_allclose(told, scheduler.timesteps, atol=1 + gap / 2)
+    assert Schedule.from_diffusers(scheduler.timesteps, noise).steps == 8
+    if hasattr(scheduler, "sigmas"):
+        np.testing.assert_allclose(noise.sigmas[nodes][1:], scheduler.sigmas[1:-1], rtol=0.02)
+        assert Schedule.from_sigmas(scheduler.sigmas, noise) == schedule
+
+
+def test_a_list_without_its_noise_schedule_is_refused_with_the_next_step():
+    scheduler = diffusers.UniPCMultistepScheduler(**STOCK["wan 720p"][1])
+    scheduler.set_timesteps(8)
+    for given in ((), (1000,)):
+        with pytest.raises(InputError, match=r"NoiseSchedule.from_diffusers\(scheduler\)"):
+            Schedule.from_diffusers(scheduler.timesteps, *given)
+    with pytest.raises(InputError, match="the scheduler itself instead of the list"):
+        Schedule.from_diffusers(scheduler.timesteps, T=1000)
+    told = NoiseSchedule.from_diffusers(scheduler).time_inputs
+    nodes = Schedule.from_diffusers(scheduler.timesteps, NoiseSchedule.from_diffusers(scheduler))
+    np.testing.assert_allclose(
+        told[np.array(nodes.timesteps[:0:-1]) - 1], scheduler.timesteps, atol=5
+    )
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "message"),
+    [
+        (diffusers.DDPMScheduler(), "no steps yet: call its set_timesteps first"),
+        (diffusers.HeunDiscreteScheduler(), "more than once a step"),
+        (diffusers.ScoreSdeVeScheduler(), "more than once a step"),
+        (diffusers.PNDMScheduler(), "are the same timestep"),
+        (diffusers.DDIMScheduler(), "start='move'"),
+        (diffusers.DDIMInverseScheduler(), "rise"),
+    ],
+)
+def test_schedulers_whose_steps_are_no_schedule_are_refused(scheduler, message):
+    if "no steps yet" not in message:
+        scheduler.set_timesteps(8)
+    with pytest.raises(InputError, match=message):
+        Schedule.from_diffusers(scheduler)
+
+
+def test_a_scheduler_that_tells_other_times_than_it_steps_between_is_refused():
+    """diffusers shifts the noise levels of the times that it is given, and not the times."""
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.set_timesteps(timesteps=[1000.0, 900, 750, 500])
+    with pytest.raises(InputError, match="with a shift of their own"):
+        Schedule.from_diffusers(scheduler)
+
+
+def test_our_own_scheduler_tells_its_schedule():
+    schedule = Schedule([0, 60, 400, 1000])
+    ours = UnevenDDIMScheduler.from_config(diffusers.DDPMScheduler(), schedule=schedule)
+    assert Schedule.from_diffusers(ours) == schedule
+
+
+ZERO = NoiseSchedule.from_diffusers(STOCK["noobai"][0](**STOCK["noobai"][1]))
+
+
+def test_an_infinite_sigma_is_read_and_written_as_programs_have_it():
+    scheduler = STOCK["noobai"][0](**STOCK["noobai"][1])
+    scheduler.set_timesteps(8)
+    theirs = scheduler.sigmas.tolist()
+    assert np.isinf(ZERO.sigmas[-1])
+    assert theirs[0] == pytest.approx(4096, rel=1e-6)
+    expected = (0, 125, 250, 375, 500, 625, 750, 875, 1000)
+    for first in (theirs[0], 4518.7637, float("inf")):
+        assert Schedule.from_sigmas([first, *theirs[1:]], ZERO).timesteps == expected
+    own = Schedule(expected)
+    np.testing.assert_allclose(own.to_sigmas(ZERO), theirs, rtol=1e-3)
+    assert own.to_sigmas(ZERO, highest=COMFYUI_HIGHEST)[0] == pytest.approx(4518.7637, abs=1e-3)
+    denoiser = Denoiser(lambda x, t: x, ZERO, "v", shape=(2,), levels=None)
+    assert '"4518.76' in snippet("comfyui", own, denoiser)
+    scheduler.set_timesteps(sigmas=own.to_sigmas(ZERO))
+    np.testing.assert_allclose(scheduler.timesteps, own.to_diffusers(), atol=0.5)
+
+
+def test_a_list_that_ends_at_the_lowest_sigma():
+    """Align Your Steps' own list: programs put 0 in the place of its last number."""
+    noise = NoiseSchedule.from_diffusers(diffusers.PNDMScheduler(**STOCK["euler"][1]))
+    ays = [14.6146412293, 6.4745760956, 3.8636745985, 2.6946151520, 1.8841921177]
+    ays += [1.3943805092, 0.9642583904, 0.6523686016, 0.3977456272, 0.1515232662, 0.0291671582]
+    as_run = Schedule.from_sigmas([*ays[:-1], 0.0], noise)
+    with pytest.warns(UserWarning, match="read as the end of sampling.*zero='none'"):
+        assert Schedule.from_sigmas(ays, noise) == as_run
+    assert as_run.steps == 10
+    assert Schedule.from_sigmas(ays, noise, zero="append") == as_run
+    all_steps = Schedule.from_sigmas(ays, noise, zero="none")
+    assert all_steps.steps == 11
+    assert all_steps.timesteps[1] == 1
+    flow = NoiseSchedule.flow(1000)
+    assert Schedule.from_sigmas([1.0, 0.5, 0.001], flow).timesteps == (0, 1, 500, 1000)
+
+
+def test_lists_that_begin_below_T_are_moved_or_kept_for_samples():
+    scheduler = diffusers.DDIMScheduler()  # "leading"
+    scheduler.set_timesteps(8)
+    moved = Schedule.from_diffusers(scheduler, start="move")
+    kept = Schedule.from_diffusers(scheduler, start="keep")
+    assert moved.timesteps == (0, 1, 126, 251, 376, 501, 626, 751, 1000)
+    assert kept.timesteps == (0, 1, 126, 251, 376, 501, 626, 751, 876)
+    noise = NoiseSchedule.linear(1000)
+    assert Schedule.from_sigmas(noise.sigmas[[876, 300, 0]], noise, start="keep").T == 876
+    network = torch.nn.Linear(2, 2)
+    denoiser = Denoiser(
+        lambda x, t: 0.1 * network(x), noise, shape=(2,), levels=None, clip=False, identity="a"
+    )
+    drawn = dpdiff.sample(denoiser, kept, n=3, sampler="ddim", progress=False)
+    x = dpdiff.sample(denoiser, Schedule([0, 1000]), n=3, sampler="ddim", progress=False)
+    assert not torch.equal(drawn, x)
+    # As diffusers: the same noise, from the first step on.
+    gaussian = dpdiff.runtime.random_streams.gaussian(0, 1000, range(3), (2,))
+    x = torch.from_numpy(gaussian)
+    scheduler = diffusers.DDIMScheduler(clip_sample=False)
+    scheduler.set_timesteps(8)
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            x = scheduler.step(0.1 * network(x), t, x).prev_sample
+    torch.testing.assert_close(drawn, x, rtol=1e-4, atol=1e-4)
+    with pytest.raises(InputError, match="ends at 876"):
+        dpdiff.evaluate(denoiser, np.zeros((2, 2)), kept, progress=False)
+    with pytest.raises(InputError, match="ends at 876"):  # of another grid, it may not begin so
+        dpdiff.sample(denoiser, Schedule(kept.timesteps), n=1, progress=False)
+    with pytest.raises(InputError, match="'move' or 'keep'"):
+        Schedule.from_diffusers(scheduler, start="there")

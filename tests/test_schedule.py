@@ -100,11 +100,14 @@ nodes = st.sets(st.integers(1, 999), max_size=40).map(lambda inner: (0, *sorted(
 def test_lists_of_other_tools_are_read_back(nodes):
     schedule = Schedule(nodes)
     timesteps = schedule.to_diffusers()
-    assert Schedule.from_diffusers(timesteps, 1000) == schedule
-    assert Schedule.from_diffusers(torch.tensor(timesteps) + 0.4, 1000) == schedule
+    assert Schedule.from_diffusers(timesteps, LINEAR) == schedule
+    assert Schedule.from_diffusers(torch.tensor(timesteps) + 0.4, LINEAR) == schedule
     assert schedule.to_diffusers()[::-1] == sorted(timesteps)
     for zero in ("append", "none"):
-        assert Schedule.from_sigmas(schedule.to_sigmas(LINEAR, zero), LINEAR) == schedule
+        sigmas = schedule.to_sigmas(LINEAR, zero)
+        assert Schedule.from_sigmas(sigmas, LINEAR, zero=zero) == schedule
+        if 1 not in nodes or zero == "append":
+            assert Schedule.from_sigmas(sigmas, LINEAR) == schedule
 
 
 @given(nodes)
@@ -140,7 +143,7 @@ def test_published_lists_can_be_read():
 
     noise = NoiseSchedule.from_betas(np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
     timesteps = AysSchedules["StableDiffusionTimesteps"]
-    one = Schedule.from_diffusers(timesteps, 1000)
+    one = Schedule.from_diffusers(timesteps, noise)
     other = Schedule.from_sigmas(AysSchedules["StableDiffusionSigmas"], noise)
     assert one.steps == other.steps == 10
     assert max(abs(a - b) for a, b in zip(one.timesteps, other.timesteps, strict=True)) <= 3
@@ -151,12 +154,13 @@ def test_published_lists_can_be_read():
 @pytest.mark.parametrize(
     ("timesteps", "message"),
     [
-        ([], "first timestep is T - 1 = 999.*got none"),
-        ([980, 500], "first timestep is T - 1 = 999.*got 980"),
-        ([1000, 500], "from 0 to T - 1 = 999, got 1000: subtract 1"),
-        ([999, 500, -1], "got -1"),
-        ([999, 500, 500], "500 and then 500 are the same once rounded: leave one out"),
-        ([999, 500.4, 499.6], "500 and then 500 are the same"),
+        ([], "begins at T = 1000, where the network is told 999.*got none"),
+        ([980, 500], "is told 999 .*got 980, timestep 981. start='move'"),
+        ([1000, 500], "between 0 and 999, got 1000: subtract 1"),
+        ([999, 500, -1], "got -1: leave it out"),
+        ([999, -500, 20], "got -500: subtract"),
+        ([999, 500, 500], "500 and then 500 are the same timestep 501 once rounded: leave one out"),
+        ([999, 500.4, 499.6], "500.4 and then 499.6 are the same"),
         ([500, 999], "500 and then 999 rise"),
         ([999, float("nan")], "list of numbers"),
         ([999, float("inf")], "list of numbers"),
@@ -166,7 +170,7 @@ def test_published_lists_can_be_read():
 )
 def test_bad_lists_of_timesteps_are_refused(timesteps, message):
     with pytest.raises(InputError, match=message):
-        Schedule.from_diffusers(timesteps, 1000)
+        Schedule.from_diffusers(timesteps, LINEAR)
 
 
 @pytest.mark.parametrize(
@@ -174,10 +178,10 @@ def test_bad_lists_of_timesteps_are_refused(timesteps, message):
     [
         ([], "got none"),
         ([0.0], "got none"),
-        ([157.4, 1.2361, 1.236, 0.0], r"\[999, 299, 299\]: .* are the same"),
+        ([157.4, 1.2361, 1.236, 0.0], r"1.2361 and then 1.236 are the same timestep 300"),
         ([157.4, 0.0, 1.2], "between 0.01 and 157.4, and a list may end with 0; got 0"),
         ([1.236, 157.4], "rise"),
-        ([20.0, 1.0, 0.0], "first timestep is T - 1"),
+        ([20.0, 1.0, 0.0], "begins at T = 1000.*sigma is 157.4.*got 20"),
         ([157.4, -1.0], "got -1"),
         ([157.4, float("nan")], "got nan"),
         (["a"], "list of numbers"),
@@ -190,8 +194,8 @@ def test_bad_lists_of_sigmas_are_refused(sigmas, message):
 
 def test_sigmas_that_cannot_be_are_refused():
     schedule = Schedule([0, 1, 3])
-    with pytest.raises(InputError, match="no signal"):
-        schedule.to_sigmas(NoiseSchedule.from_betas([0.1, 0.2, 1.0]))
+    with pytest.raises(InputError, match=r"highest is a number above 0.62"):
+        schedule.to_sigmas(NoiseSchedule.from_betas([0.1, 0.2, 1.0]), highest=0.5)
     with pytest.raises(InputError, match="the training grid at T = 1000"):
         schedule.to_sigmas(LINEAR)
     with pytest.raises(InputError, match="'append' or 'none'"):
