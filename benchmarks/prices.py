@@ -18,7 +18,7 @@ noise at 97 timesteps loses on them. ``pool`` is the fit to all images of the po
 so that no output is asked for twice. Seeds share images like random subsets of the pool; the
 report says which share of it a design takes, and above a half the spread between seeds is too
 small. ``dense`` is simulated from the shipped means and variances, which are about 16 times as
-precise, as ``dpdiff.costs.bootstrap`` does it.
+precise, as :meth:`dpdiff.Costs.replicates` does it.
 
 All schedules, the best ones included, are chosen among 512 timesteps. The script is restartable.
 Results go to ``benchmarks/results/prices.json``, the picture to ``book/figures/prices.png``.
@@ -36,9 +36,11 @@ from pool import AROUND, load
 
 import dpdiff
 from dpdiff.costs import Sample, uncertainty
-from dpdiff.costs.bootstrap import Thinned, _other_means
+from dpdiff.costs.bootstrap import some_timesteps
 from dpdiff.costs.measurement import few_timesteps
+from dpdiff.costs.statistics import redrawn
 from dpdiff.runtime.files import replacing
+from dpdiff.solvers import Subset
 from dpdiff.strides import spread
 
 SEEDS = 10
@@ -101,7 +103,7 @@ class Pool:
                 return None
             rng, about = np.random.default_rng([seed, n]), {"timesteps": costs.T, "images": n}
             means = costs.smoothed().statistics
-            moved = _other_means({**costs.statistics, **means}, n + 1, rng)
+            moved = redrawn({**costs.statistics, **means}, n + 1, rng)
             moved |= {"prior": costs.statistics["prior"]}
             raw = replace(costs, statistics={**costs.statistics, **moved})
             return raw.smoothed(0.2), about
@@ -129,20 +131,26 @@ class Scales:
         self.truth, self.best = truth, {}
         for rule in truth.variances:
             ruled = truth.with_variance(rule)
-            schedules = Thinned(ruled).schedules(BUDGETS)
-            self.best[rule] = [ruled.edge_nats(schedule).sum() for schedule in schedules]
+            schedules = chosen_among_some(ruled)
+            self.best[rule] = [ruled.edge_costs(schedule).sum() for schedule in schedules]
 
     def regrets(self, rule: str, schedules: list[dpdiff.Schedule]) -> list[float]:
         """Bits/dim that schedules of these budgets lose."""
         ruled = self.truth.with_variance(rule)
-        nats = [ruled.edge_nats(schedule).sum() for schedule in schedules]
+        nats = [ruled.edge_costs(schedule).sum() for schedule in schedules]
         lost = (np.array(nats) - self.best[rule]) / ruled.unit.size
         return [round(float(x), 5) for x in lost]
 
 
+def chosen_among_some(costs: dpdiff.Costs) -> list[dpdiff.Schedule]:
+    """The best schedules of all budgets among the timesteps that draws are solved on."""
+    few = Subset(costs, some_timesteps(costs.noise))
+    return dpdiff.solve(few, max(BUDGETS)).schedules(BUDGETS)
+
+
 def scored(costs: dpdiff.Costs, scales: dict[str, Scales]) -> dict:
     """Regrets by truth and rule, one number a budget."""
-    chosen = {r: Thinned(costs.with_variance(r)).schedules(BUDGETS) for r in costs.variances}
+    chosen = {r: chosen_among_some(costs.with_variance(r)) for r in costs.variances}
     return {
         name: {rule: scale.regrets(rule, schedules) for rule, schedules in chosen.items()}
         for name, scale in scales.items()

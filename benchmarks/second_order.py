@@ -23,7 +23,7 @@ paired differences from ``flow``. There are two such goals: DDIM on ``--teacher`
 half as many.
 
 - ``flow`` and ``aligned`` are the package's costs, of first-order jumps;
-- ``pairs`` is ``dpdiff.trajectory.second_order``: it adds up the squares of the triples' errors;
+- ``pairs`` is ``dpdiff.solve(paths.costs("2m"))``: it adds up the squares of the triples' errors;
 - ``aligned pairs`` adds up their roots;
 - ``smooth pairs`` and ``smooth aligned pairs`` are the same with the trapezoidal rule between the
   teacher's nodes, since DDIM's own steps are of first order and 2M may be nearer to the flow than
@@ -59,7 +59,6 @@ from dpdiff.runtime.files import replacing
 from dpdiff.strides import node_grid
 from dpdiff.trajectory import Comparison, Trajectories
 from dpdiff.trajectory.run import predictions, start, states
-from dpdiff.trajectory.second_order import second_order
 
 RESULTS = Path(__file__).parent / "results"
 BUDGETS = (4, 5, 6, 8, 10, 12, 16)
@@ -237,7 +236,7 @@ class Bench:
             name: best_pairs(costs_of_triples(paths, "aligned" in name, "smooth" in name), most)
             for name in OURS
         }
-        made, own = {}, second_order(paths, most)
+        made, own = {}, dpdiff.solve(paths.costs("2m"), most)
         for k in budgets:
             made[k] = {name: plan.schedule(k) for name, plan in plans.items()}
             for name, best in found.items():

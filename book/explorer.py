@@ -85,7 +85,7 @@ def slim(costs: dpdiff.Costs) -> dpdiff.Costs:
         }
         unknown = {name: np.full((costs.T + 1, count), np.nan, np.float32) for name in SPREADS}
         candidate = replace(costs, statistics=means | learned | unknown)
-        change = np.abs(candidate.costs_of(t, s) - costs.costs_of(t, s))
+        change = np.abs(candidate.jump_costs(t, s) - costs.jump_costs(t, s))
         if change.max() / (costs.dims * np.log(2)) < TOLERANCE:
             break
     return candidate

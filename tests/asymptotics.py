@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dpdiff.costs import replicates
-from dpdiff.costs.bootstrap import REPLICATES
+from dpdiff.costs.costs import REPLICATES
 from dpdiff.errors import InputError
 
 CLOSE = 128  # timesteps
@@ -113,7 +112,7 @@ def law(costs: Any, *, count: int = REPLICATES, seed: int = 0) -> Law:
     costs : Costs
         As :func:`dpdiff.measure` returns them, under the rule of interest.
     count, seed : int
-        Draws for the standard error: see ``dpdiff.costs.bootstrap``.
+        Draws for the standard error: see :meth:`dpdiff.Costs.replicates`.
 
     Examples
     --------
@@ -124,7 +123,7 @@ def law(costs: Any, *, count: int = REPLICATES, seed: int = 0) -> Law:
     True
     """
     limit, c = _constants(costs.smoothed())
-    drawn = [_constants(draw)[1] for draw in replicates(costs, count, seed)]
+    drawn = [_constants(draw)[1] for draw in costs.replicates(count, seed)]
     return Law(limit, c, float(np.std(drawn, ddof=1)))
 
 

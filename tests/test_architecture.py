@@ -25,6 +25,7 @@ from dpdiff.solvers import (
     Lines,
     Reference,
     Solver,
+    Subset,
     Sweep,
     Table,
     envelope,
@@ -177,10 +178,9 @@ def test_costs_and_solvers_keep_their_contracts():
     table = np.array([[0.0, 0, 0], [1, 0, 0], [4, 1, 0]])
     lines = Lines(*np.ones((5, 3)))
     measured = measure(toy_model(), DATA, per_step=3, progress=False)
-    for costs in (Table(table), lines, Constrained(table), measured, measured.weighted()):
+    for costs in (Table(table), lines, Constrained(table), Subset(table, [0, 2]), measured):
         assert isinstance(costs, JumpCosts), type(costs)
-    rows = Table(table).rows
-    for solver in (Reference(rows, 2, 2), Sweep(rows, 2, 2), Envelope(lines, 2)):
+    for solver in (Reference(Table(table), 2), Sweep(Table(table), 2), Envelope(lines, 2)):
         assert isinstance(solver, Solver), type(solver)
 
 

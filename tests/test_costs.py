@@ -67,7 +67,7 @@ def test_path_sums_equal_direct_evaluation(toy, toy_images, costs, variance):
         direct = evaluate(denoiser, toy_images, schedule, seed=3, progress=False)
         np.testing.assert_allclose(costs.bound(schedule)[0], direct.mean, rtol=1e-9)
         np.testing.assert_allclose(
-            costs.edge_nats(schedule) / (16 * math.log(2)), direct.edge_bits, rtol=1e-8, atol=1e-12
+            costs.edge_costs(schedule) / (16 * math.log(2)), direct.edge_bits, rtol=1e-8, atol=1e-12
         )
 
 
@@ -221,10 +221,10 @@ def test_costs_of_another_model_are_refused(toy, costs):
 
 def test_schedule_of_another_grid_is_refused(costs):
     with pytest.raises(InputError, match="ends at 10, the training grid at T = 4000"):
-        costs.edge_nats(Schedule([0, 10]))
+        costs.edge_costs(Schedule([0, 10]))
 
 
 def test_a_schedule_of_one_step_is_the_decoder_alone(costs):
-    (edge,) = costs.edge_nats(Schedule([0, costs.T]))
+    (edge,) = costs.edge_costs(Schedule([0, costs.T]))
     assert edge == costs.decoder_costs[-1]
     assert np.isfinite(costs.bound(Schedule([0, costs.T]))).all()

@@ -88,7 +88,7 @@ def test_sweep_equals_reference_bit_by_bit(T, share):
     costs = random_costs(T, seed=T)
     steps = max(1, round(share * T))
     best, _ = recursion.reference(costs, steps)
-    table = Sweep(jump_costs.Table(costs).rows, T, steps)
+    table = Sweep(jump_costs.Table(costs), steps)
     np.testing.assert_array_equal(table.forward(), best)
     np.testing.assert_array_equal(table.totals, best[:, T])
 
@@ -98,7 +98,7 @@ def test_sweep_does_not_depend_on_the_number_of_threads(monkeypatch, threads):
     costs = random_costs(300, holes=0)
     best, _ = recursion.reference(costs, 200)
     monkeypatch.setattr("numba.config.NUMBA_NUM_THREADS", threads)
-    table = Sweep(jump_costs.Table(costs).rows, 300, 200)
+    table = Sweep(jump_costs.Table(costs), 200)
     assert table.strips.shape[0] == -(-200 // min(WIDEST, max(32, -(-200 // threads))))
     np.testing.assert_array_equal(table.forward(), best)
 

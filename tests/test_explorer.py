@@ -63,7 +63,7 @@ def some_schedules(T, count=40):
 
 
 def total(costs, schedule):
-    return costs.unit(costs.edge_nats(schedule).sum())
+    return costs.unit(costs.edge_costs(schedule).sum())
 
 
 def node(**request):
@@ -179,7 +179,7 @@ def test_a_readers_file_is_solved_as_dpdiff_solves_it(own, rule, smooth):
         file=str(path), variance=rule, smooth=smooth, jumps=jumps, solve=64,
         scores=[schedule.timesteps for schedule in schedules],
     )  # fmt: skip
-    np.testing.assert_allclose(answer["jumps"], costs.costs_of(*np.array(jumps).T), rtol=1e-9)
+    np.testing.assert_allclose(answer["jumps"], costs.jump_costs(*np.array(jumps).T), rtol=1e-9)
     expected = [total(costs, schedule) for schedule in schedules]
     np.testing.assert_allclose(answer["scores"], expected, rtol=1e-9)
     plan = dpdiff.solve(costs, max_steps=64)

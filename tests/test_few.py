@@ -10,7 +10,7 @@ import torch
 
 import dpdiff
 from dpdiff import strides
-from dpdiff.costs import Costs, Sample, measure, measurement, replicates, uncertainty
+from dpdiff.costs import Costs, Sample, measure, measurement, uncertainty
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
@@ -120,7 +120,7 @@ def test_it_is_unbiased_within_its_error(repeated):
     drawn = np.log([costs.mse[some] for costs in runs])
     error = drawn.std(0, ddof=1) / np.sqrt(len(runs))
     assert (np.abs(drawn.mean(0) - np.log(truth.mse[some])) < 4 * error + 0.02).all()
-    stated = [np.var([np.log(d.mse[some]) for d in replicates(c, 20, only=some)], 0) for c in runs]
+    stated = [np.var([np.log(d.mse[some]) for d in c.replicates(20, only=some)], 0) for c in runs]
     ratio = np.sqrt(np.mean(stated, 0)) / drawn.std(0, ddof=1)
     assert ratio.min() > 0.6  # twenty repetitions tell a spread to a sixth
     assert 0.75 < ratio.mean() < 1.5
@@ -134,7 +134,7 @@ def test_stated_regrets_hold(repeated, rule):
     best, lost, stated = solve(truth, 16).totals, [], []
     for costs in runs:
         for one in uncertainty(costs.with_variance(rule), budgets, count=24).schedules:
-            lost.append((truth.edge_nats(one.schedule).sum() - best[one.steps]) / truth.unit.size)
+            lost.append((truth.edge_costs(one.schedule).sum() - best[one.steps]) / truth.unit.size)
             stated.append((one.regret, one.regret95))
             assert one.regret <= one.regret95
             assert (one.low <= one.high).all()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import dpdiff
 from dpdiff.errors import InputError
 from dpdiff.schedule import Schedule
-from dpdiff.solvers import Constrained, Unit, solve
+from dpdiff.solvers import Constrained, JumpCosts, Lines, Subset, Table, Unit, solve
 
 SQUARES = np.subtract.outer(np.arange(7), np.arange(7)) ** 2.0
 
@@ -40,20 +40,14 @@ def test_fewest_steps_is_the_first_budget_within_the_allowance():
         plan.fewest_steps(within=np.nan)
 
 
-class InNats:
-    """Costs with a unit, made row by row."""
+class InNats(JumpCosts):
+    """Costs with a unit, made on demand."""
 
-    T = 6
-
-    def rows(self, start, stop):
-        s, t = np.arange(stop), np.arange(start, stop)[:, None]
-        return np.where(s < t, (t - s) ** 2.0, np.inf)
-
-    def lines(self):
-        return None
-
+    timesteps = np.arange(7)
     unit = Unit("dimes", size=10, offset=1)
-    nodes = None
+
+    def jump_costs(self, t, s):
+        return (t - s) ** 2.0
 
 
 def test_units_come_from_the_costs():
@@ -81,7 +75,7 @@ def test_methods_agree_on_the_bundled_models_measured_costs(variance):
     np.testing.assert_allclose(plan.totals, swept.totals, rtol=1e-12)
     np.testing.assert_array_equal(swept.totals[:3], solve(costs, 2, method="reference").totals)
     for steps in (1, 2, 8, 48):
-        assert costs.edge_nats(plan.schedule(steps)).sum() == pytest.approx(
+        assert costs.edge_costs(plan.schedule(steps)).sum() == pytest.approx(
             plan.totals[steps], rel=1e-12
         )
 
@@ -163,7 +157,7 @@ def test_constraints_against_all_paths(data):
     [
         ({"forbid": [6]}, "cannot be forbidden"),
         ({"forbid": [0]}, "cannot be forbidden"),
-        ({"require": [7]}, "0…6, got 7"),
+        ({"require": [7]}, r"timesteps \[7\] .* lie in 0…6"),
         ({"prefix": [1, 2]}, "starts at 0"),
         ({"prefix": [0, 3, 3]}, "increases"),
         ({"prefix": []}, "starts at 0"),
@@ -172,6 +166,53 @@ def test_constraints_against_all_paths(data):
 def test_impossible_wishes_are_refused(wish, message):
     with pytest.raises(InputError, match=message):
         Constrained(SQUARES, **wish)
+
+
+@pytest.mark.parametrize("kind", ["table", "lines", "demand"])
+def test_a_subset_knows_some_timesteps_alone(kind):
+    line = np.arange(7.0)
+    costs = {"table": SQUARES, "lines": Lines(line**2, line, line**2, -2 * line, line**2)}.get(
+        kind, InNats()
+    )
+    some = np.array([0, 1, 3, 4, 6])
+    few, table = Subset(costs, some), SQUARES[np.ix_(some, some)]
+    plan, same = solve(few), solve(Table(table, some))
+    np.testing.assert_allclose(plan.totals, same.totals)
+    assert plan.schedules(range(1, 5)) == same.schedules(range(1, 5))
+    assert plan.method == ("envelope" if kind == "lines" else "sweep")
+    assert plan.unit.name == ("dimes" if kind == "demand" else "cost")
+    np.testing.assert_array_equal(few.edge_costs(Schedule([0, 3, 6])), [9, 9])
+    twice = Subset(few, [0, 3, 6])
+    assert solve(twice).schedule(2).timesteps == (0, 3, 6)
+    with pytest.raises(InputError, match=r"timesteps \[2, 5\] are none"):
+        few.edge_costs(Schedule([0, 2, 5, 6]))
+    with pytest.raises(InputError, match="ends at 4"):
+        few.edge_costs(Schedule([0, 4]))
+    for wrong in ([0, 3, 3], [1, 3, 6], [0], [0, 3, 1]):
+        with pytest.raises(InputError, match="rises from 0"):
+            Subset(costs, wrong)
+        with pytest.raises(InputError, match="rise from 0"):
+            Table(np.zeros((3, 3)), wrong)
+
+
+def test_constraints_on_a_subset_speak_of_timesteps():
+    some = np.array([0, 5, 20, 40, 50, 90, 100])
+    costs = Table(np.subtract.outer(some, some) ** 2.0, some)
+    wish = {"min_jump": 10, "max_jump": 50, "require": [40], "forbid": [20]}
+    plan = solve(Constrained(costs, **wish))
+    nodes = [0, 5, 40, 50, 90, 100]
+    for steps in range(1, 7):
+        allowed = [np.inf]
+        for inner in combinations(nodes[1:-1], steps - 1):
+            path = (0, *inner, 100)
+            if 40 in path and all(10 <= t - s <= 50 for s, t in pairwise(path)):
+                allowed.append(sum((t - s) ** 2 for s, t in pairwise(path)))
+        assert plan.totals[steps] == min(allowed)
+    assert plan.totals[4] < plan.totals[3] < np.inf
+    begun = solve(Constrained(costs, prefix=[0, 5, 50]))
+    assert begun.schedule(3).timesteps == (0, 5, 50, 100)
+    with pytest.raises(InputError, match=r"timesteps \[30\] are none"):
+        Constrained(costs, forbid=[30])
 
 
 def test_constraints_leave_the_costs_alone_and_ask_for_the_sweep():

@@ -14,12 +14,11 @@ import dpdiff
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
-from dpdiff.solvers import solve
+from dpdiff.solvers import PairCosts, solve
 from dpdiff.strides import node_grid
-from dpdiff.trajectory import SecondOrderPlan
+from dpdiff.trajectory import SecondOrderCosts
 from dpdiff.trajectory.flow_costs import Bands, jump_table
 from dpdiff.trajectory.run import predictions, start, states
-from dpdiff.trajectory.second_order import Triples, second_order
 
 N = 12
 
@@ -31,11 +30,6 @@ def paths(request):
         ToyNetwork(T=200), noise, predicts="eps", variance="learned_range", shape=(1, 4, 4)
     )
     return dpdiff.trajectories(model, n=7, nodes=N, seed=3, progress=False)
-
-
-def triples_of(paths):
-    gains = paths.bands.gains(paths.denoiser.noise, paths.nodes[1:])
-    return Triples(paths.grams.sum(0), gains, paths.denoiser.noise, paths.nodes)
 
 
 def total(first, steps, path):
@@ -50,7 +44,7 @@ def test_costs_are_those_of_diffusers_steps(paths):
     x = start(paths.denoiser, 3, np.arange(7))
     means = predictions(paths.denoiser, nodes, x)
     run, means = states(paths.denoiser, nodes, x, means), means.double()
-    triples, count = triples_of(paths), 0
+    triples, count = paths.costs("2m"), 0
     costs = {t: triples.from_node(t) for t in range(1, N)}
     solver = DPMSolverMultistepScheduler(
         noise.T, trained_betas=noise.betas, prediction_type="sample"
@@ -71,8 +65,8 @@ def test_costs_are_those_of_diffusers_steps(paths):
 
 
 def test_schedules_are_the_best_of_all(paths):
-    triples = triples_of(paths)
-    plan = SecondOrderPlan(triples, paths.nodes, N)
+    triples = paths.costs("2m")
+    plan = solve(triples)
     costs = {t: triples.from_node(t) for t in range(1, N)}
     for steps in range(1, N + 1):
         every = [(0, *inner, N) for inner in combinations(range(1, N), steps - 1)]
@@ -91,8 +85,8 @@ def test_schedules_are_the_same_in_every_familys_coordinates():
     for name in ("vp", "ve", "flow"):
         noise = family(name)
         grams = gaussian_gram(noise, variances, nodes)
-        triples = Triples(grams, bands.gains(noise, nodes[1:]), noise, nodes)
-        results.append(SecondOrderPlan(triples, nodes, 8))
+        costs = SecondOrderCosts(grams, bands.gains(noise, nodes[1:]), noise, nodes)
+        results.append(solve(costs, 8))
     for plan in results[1:]:
         np.testing.assert_allclose(plan.totals, results[0].totals, rtol=1e-6)
         assert plan.schedule(6) == results[0].schedule(6)
@@ -118,7 +112,7 @@ def test_gaussian_data_are_drawn_better_than_with_flows_steps():
     nodes = node_grid(noise, 250)
     bands = Bands(variance, np.ones(1, int), np.zeros((1, 0)))
     grams, gains = gaussian_gram(noise, variance, nodes), bands.gains(noise, nodes[1:])
-    own = SecondOrderPlan(Triples(grams, gains, noise, nodes), nodes, 12)
+    own = solve(SecondOrderCosts(grams, gains, noise, nodes), 12)
     flow = solve(jump_table(grams, gains, noise, nodes), 12)
     ratios = [
         end_error(noise, 0.25, own.schedule(k))
@@ -129,12 +123,49 @@ def test_gaussian_data_are_drawn_better_than_with_flows_steps():
     assert max(ratios) < 0.5
 
 
-def test_budgets_that_the_nodes_do_not_serve_are_refused(paths):
-    plan = second_order(paths)
-    assert plan.max_steps == N // 4
-    assert plan.schedule(3).T == 200
+class Drawn(PairCosts):
+    """Random costs over pairs of a few nodes; some are infinite."""
+
+    def __init__(self, N, seed, holes):
+        rng = np.random.default_rng(seed)
+        self.timesteps = np.concatenate([[0], np.cumsum(rng.integers(1, 9, N))])
+        self.table = np.where(rng.random((N + 1,) * 3) < holes, np.inf, rng.random((N + 1,) * 3))
+        self.first = self.table[0]
+
+    def from_node(self, t):
+        return self.table[t + 1 :, t, :t]
+
+
+@pytest.mark.parametrize(("N", "holes"), [(1, 0), (2, 0), (5, 0), (7, 0.2), (7, 0.6)])
+def test_pairs_against_all_paths(N, holes):
+    for seed in range(10):
+        costs = Drawn(N, seed, holes)
+        plan = solve(costs)
+        steps = {t: costs.from_node(t) for t in range(1, N)}
+        for k in range(1, N + 1):
+            every = [(0, *inner, N) for inner in combinations(range(1, N), k - 1)]
+            totals = [total(costs.first, steps, path) for path in every]
+            np.testing.assert_allclose(plan.totals[k], min(totals), rtol=1e-14)
+            if min(totals) < np.inf:
+                best = every[int(np.argmin(totals))]
+                assert plan.schedule(k).timesteps == tuple(costs.timesteps[list(best)])
+            else:
+                with pytest.raises(InputError, match="forbidden"):
+                    plan.schedule(k)
+
+
+def test_a_plan_over_pairs_has_the_face_of_any_other(paths):
+    plan = solve(paths.costs("2m"), 3)
+    assert (plan.T, plan.max_steps, plan.method, plan.unit.name) == (N, 3, "pairs", "cost")
+    assert plan.schedules([2, 3]) == [plan.schedule(2), plan.schedule(3)]
+    assert plan.fewest_steps(within=np.inf) == 1
+    np.testing.assert_array_equal(plan.values, plan.totals)
     for steps in (0, 4, 2.5):
         with pytest.raises(InputError, match="steps"):
             plan.schedule(steps)
-        with pytest.raises(InputError, match="steps"):
-            second_order(paths, steps)
+    for wrong in ({"max_steps": 0}, {"max_steps": N + 1}, {"max_steps": 2.5}, {"method": "sweep"}):
+        with pytest.raises(InputError, match=r"max_steps|solver of their own"):
+            solve(paths.costs("2m"), **wrong)
+    for table in ("forward", "backward"):
+        with pytest.raises(InputError, match="no table"):
+            getattr(plan, table)

@@ -72,7 +72,7 @@ def test_schedules_lose_less_when_chosen_on_smoothed_costs(exact, noisy, steps):
     best = solve(exact, max_steps=128).totals[steps]
 
     def loss(costs):
-        return exact.edge_nats(solve(costs, max_steps=128).schedule(steps)).sum() - best
+        return exact.edge_costs(solve(costs, max_steps=128).schedule(steps)).sum() - best
 
     assert 0 <= loss(noisy.smoothed()) < 0.6 * loss(noisy)
 

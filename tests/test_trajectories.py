@@ -109,7 +109,7 @@ def test_aligned_costs_bound_the_errors_of_a_path_together(paths):
             bands.directions.T
         )
     error = np.sqrt(np.square(together).sum(1).mean())
-    total = paths.costs("aligned").total(Schedule(nodes[path]))
+    total = paths.costs("aligned").edge_costs(Schedule(nodes[path])).sum()
     assert 0.3 * total < error <= total * (1 + 1e-6)
 
 
@@ -348,11 +348,13 @@ def test_schedules_speak_of_timesteps(paths):
     schedule = plan.schedule(5)
     assert set(schedule.timesteps) <= set(paths.nodes.tolist())
     assert schedule.T == 200
-    np.testing.assert_allclose(costs.total(schedule), plan.totals[5])
-    with pytest.raises(InputError, match=r"\[100\] are no nodes"):
-        costs.total(Schedule([0, 100, 200]))
+    np.testing.assert_allclose(costs.edge_costs(schedule).sum(), plan.totals[5])
+    with pytest.raises(InputError, match=r"\[100\] are none of .* takes a list of nodes"):
+        costs.edge_costs(Schedule([0, 100, 200]))
     with pytest.raises(InputError, match="list of nodes"):
         Constrained(costs, forbid=[3])
+    inner = schedule.timesteps[2]
+    assert inner not in solve(Constrained(costs, forbid=[inner]), 6).schedule(5).timesteps
 
 
 def test_recommended_is_never_worse_than_a_rival(paths):

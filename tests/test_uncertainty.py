@@ -143,7 +143,7 @@ def test_stated_regrets_of_dense_measurements_hold(repeated, rule):
     best, held = dpdiff.solve(truth).totals, []
     for costs in repeated[:20]:
         for one in uncertainty(costs.with_variance(rule), (3, 5), count=30, width=0).schedules:
-            lost = (truth.edge_nats(one.schedule).sum() - best[one.steps]) / truth.unit.size
+            lost = (truth.edge_costs(one.schedule).sum() - best[one.steps]) / truth.unit.size
             held.append(lost <= one.regret95 + 1e-4)
     assert np.mean(held) >= 0.9
 

@@ -60,7 +60,7 @@ def _table(costs: Costs, plan: Plan, budgets: Sequence[int]) -> list[str]:
     lines, close = [f"{'steps':>6} {'even':>10} {'quadratic':>10} {'dp':>10} {'± s.e.':>8}"], False
     for steps in sorted({*budgets, costs.T}):
         best, strides = plan.schedule(steps), _strides(costs.T, steps)
-        even, quadratic = (costs.unit(costs.edge_nats(stride).sum()) for stride in strides)
+        even, quadratic = (costs.unit(costs.edge_costs(stride).sum()) for stride in strides)
         bits, error = costs.bound(best)
         gap, doubt = costs.difference(best, strides[int(quadratic < even)])
         mark = "~" if abs(gap) < 2 * doubt else ""

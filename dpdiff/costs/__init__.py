@@ -6,12 +6,11 @@ from dpdiff.facade import lazy
 
 _HOMES = {
     "Costs": "dpdiff.costs.costs",
-    "Estimate": "dpdiff.costs.bootstrap",
+    "Estimate": "dpdiff.costs.costs",
     "Sample": "dpdiff.costs.smoothing",
     "measure": "dpdiff.costs.measurement",
     "node_functions": "dpdiff.costs.statistics",
     "per_image": "dpdiff.costs.statistics",
-    "replicates": "dpdiff.costs.bootstrap",
     "uncertainty": "dpdiff.costs.bootstrap",
 }
 

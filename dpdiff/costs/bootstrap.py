@@ -1,282 +1,30 @@
-"""Error bars of measured costs and of schedules: standard errors, and a bootstrap."""
+"""What measurement errors mean for schedules: the best ones of bootstrap replicates."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from dpdiff.costs.smoothing import Sample
+from dpdiff.costs.costs import REPLICATES, Costs, Estimate
 from dpdiff.errors import InputError
+from dpdiff.noise import NoiseSchedule
 from dpdiff.schedule import Schedule
-from dpdiff.solvers.jump_costs import Lines, Unit
+from dpdiff.solvers.jump_costs import Subset
 from dpdiff.solvers.plan import Plan, solve
 from dpdiff.strides import spread
-from dpdiff.variance import Moments, Rule
-
-AnyCosts = TypeVar("Measured")  # Costs
-REPLICATES = 100
-
-
-def replicates(
-    costs: AnyCosts,
-    count: int = REPLICATES,
-    seed: int = 0,
-    *,
-    only: np.ndarray | None = None,
-    width: float | None = None,
-) -> Iterator[AnyCosts]:
-    """Draw from the sampling distribution of measured costs.
-
-    Where every image was kept, images are drawn anew: each counts with a random weight, such
-    that means are spread as Student's distribution says of n independent images (a Bayesian
-    bootstrap, Rubin 1981, with Dirichlet weights that sum to ``χ²_{n-1} - 1`` before they are
-    normed). What images and noise have in common from timestep to timestep stays as it is. The
-    errors of the means are smoothed less than the costs were: see ``dpdiff.costs.smoothing``.
-
-    Of a dense measurement, means and variances are all there is. Each timestep is moved on its
-    own, by its standard errors: m(t) by a lognormal factor, the two functions of a learned
-    variance by one number each for all nodes, correlated as they are at the widest jump, and
-    decoders on their own. Then the draw is smoothed as the costs are. If all timesteps saw the
-    same images, this says too much, not too little.
-
-    Parameters
-    ----------
-    costs : Costs
-        As :func:`dpdiff.measure` returns them.
-    count : int
-        How many draws.
-    seed : int
-        Of the draws.
-    only : ndarray of int, optional
-        The timesteps of interest; others need not hold anything.
-    width : float, optional
-        How far costs of every timestep are smoothed; by default as their residuals decide.
-
-    Yields
-    ------
-    Costs
-        Means only, and only those that the rule in force asks for.
-    """
-    rng = np.random.default_rng(seed)
-    if costs.sample is None and width is None:
-        width = costs.smoothed().provenance["smoothing_width"]
-    sample = costs.sample
-    if sample is not None and not costs.rule.needs_output:
-        sample = sample.without("penalty", "error")  # most of the work, and not asked for
-    for _ in range(count):
-        if sample is not None:
-            drawn = _other_images(sample, rng, only)
-        else:
-            drawn = _other_means(costs.statistics, costs.provenance["per_step"], rng)
-        statistics = drawn | {"prior": costs.statistics["prior"]}
-        moved = replace(costs, statistics=statistics)
-        yield moved if sample is not None else _smoothed_replicate(moved, costs, width)
-
-
-def _other_images(sample: Sample, rng: np.random.Generator, only: np.ndarray | None) -> dict:
-    n = sample.images
-    weights = rng.dirichlet(np.full(n, max(rng.chisquare(n - 1) - 1, 0.5) / n))
-    return sample.statistics(weights, spread=False, only=only)
-
-
-def _other_means(statistics: dict, images: int, rng: np.random.Generator) -> dict:
-    """Means of a dense measurement, moved by their standard errors."""
-    T, drawn = len(statistics["mse"]) - 1, {}
-    first, second = rng.standard_normal((2, T))
-    for name in [k for k in statistics if f"{k}_var" in statistics and k != "prior"]:
-        mean = statistics[name][1:]
-        error = np.sqrt(np.maximum(statistics[f"{name}_var"][1:], 0) / (images - 1))
-        if name in ("mse", "error"):
-            shift, relative = first, error / np.maximum(mean, 1e-300)
-            width = np.sqrt(np.log1p(relative**2))
-            shift = shift[:, None] if mean.ndim > 1 else shift
-            moved = mean * np.exp(width * shift - width**2 / 2)
-        elif name == "penalty":
-            moved = np.maximum(mean + error * _with(statistics, first, second)[:, None], 0)
-        else:
-            moved = mean + error * rng.standard_normal(T)
-        drawn[name] = np.concatenate([statistics[name][:1], moved])
-    return drawn
-
-
-def _with(statistics: dict, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The penalty's numbers, correlated with the error's as at the first node."""
-    names = ("penalty_error_cov", "penalty_var", "error_var")
-    both, one, other = (statistics[k][1:, 0].astype(np.float64) for k in names)
-    scale = np.sqrt(np.maximum(one * other, 0))
-    share = np.clip(np.divide(both, scale, out=np.zeros_like(both), where=scale > 0), -1, 1)
-    return share * first + np.sqrt(1 - share**2) * second
-
-
-def _smoothed_replicate(moved: AnyCosts, costs: AnyCosts, width: float) -> AnyCosts:
-    return replace(moved, provenance=costs.provenance).smoothed(width)
-
-
-class Estimate(NamedTuple):
-    """A measured number and its standard error."""
-
-    mean: float
-    stderr: float
-
-
-class Measured(Moments, Protocol):
-    """What is read of :class:`dpdiff.Costs` here."""
-
-    provenance: dict[str, Any]
-    sample: Sample | None
-
-    @property
-    def rule(self) -> Rule: ...
-
-    @property
-    def unit(self) -> Unit: ...
-
-    @property
-    def decoder_variances(self) -> np.ndarray: ...
-
-    def costs_of(self, t: np.ndarray, s: np.ndarray) -> np.ndarray: ...
-
-
-def edge_variances(costs: Measured, t: np.ndarray, s: np.ndarray) -> np.ndarray:
-    """Variance over single images of ``L(t, s)`` in nats², for jumps with ``0 ≤ s < t``.
-
-    Parameters
-    ----------
-    costs : Measured
-        Measured costs.
-    t, s : ndarray of int, shape (K,)
-        The jumps.
-    """
-    variances, jump = costs.decoder_variances[t].copy(), s > 0
-    variances[jump] = costs.rule.jump_variances(costs, t[jump], s[jump])
-    return variances
-
-
-def bound(costs: Measured, schedule: Schedule) -> Estimate:
-    """See :meth:`dpdiff.Costs.bound`."""
-    t, s = np.array(schedule.jumps).T
-    nats = costs.costs_of(t, s).sum() + costs.unit.offset
-    if costs.sample is not None:
-        return _drawn(costs, nats, [(t, s, 1)])
-    return _in_unit(costs, nats, edge_variances(costs, t, s).sum())
-
-
-def difference(costs: Measured, one: Schedule, other: Schedule) -> Estimate:
-    """See :meth:`dpdiff.Costs.difference`."""
-    if costs.sample is not None:
-        parts = [(*np.array(x.jumps).T, sign) for x, sign in ((one, 1), (other, -1))]
-        return _drawn(costs, sum(sign * costs.costs_of(t, s).sum() for t, s, sign in parts), parts)
-    own, others = dict(one.jumps), dict(other.jumps)
-    nats = variance = 0.0
-    for t in sorted({*own, *others}):
-        landings = [jumps[t] for jumps in (own, others) if t in jumps]
-        if landings == [own.get(t)] * 2:
-            continue  # the same jump: it cancels
-        at, to = np.full(len(landings), t), np.array(landings)
-        signs = np.array([sign for sign, jumps in ((1, own), (-1, others)) if t in jumps])
-        nats += float(signs @ costs.costs_of(at, to))
-        variance += _variance_of_difference(costs, at, to, signs)
-    return _in_unit(costs, nats, variance)
-
-
-def _drawn(costs: Measured, nats: float, parts: list[tuple]) -> Estimate:
-    """Where all timesteps saw the same images: the spread of a sum of paths over draws of them."""
-    only = np.unique(np.concatenate([part[0] for part in parts]))
-    totals = [
-        sum(sign * draw.costs_of(t, s).sum() for t, s, sign in parts)
-        for draw in replicates(costs, only=only)
-    ]
-    size = costs.unit.size
-    return Estimate(float(nats / size), float(np.std(totals, ddof=1)) / size)
-
-
-def _variance_of_difference(
-    costs: Measured, t: np.ndarray, s: np.ndarray, signs: np.ndarray
-) -> float:
-    """Of one jump from t, or of two that begin there."""
-    slopes = costs.rule.slopes(costs, t, s) if len(t) == 2 and s.min() > 0 else None
-    if slopes is not None:  # both follow from the same m(t)
-        return float(signs @ slopes) ** 2 * costs.mse_variance[t[0]]
-    # How two other costs vary together was not kept: suppose the worst.
-    return np.sqrt(edge_variances(costs, t, s)).sum() ** 2
-
-
-def _in_unit(costs: Measured, nats: float, variance: float) -> Estimate:
-    """Nats, and a variance over single images, as bits/dim with a standard error."""
-    size, n = costs.unit.size, costs.provenance["per_step"]
-    return Estimate(float(nats / size), math.sqrt(variance / (n - 1)) / size)
-
-
-THINNED_NODES = 512
-
-
-class Thinned:
-    """Costs of the jumps between some timesteps only; costs themselves.
-
-    Parameters
-    ----------
-    costs : Costs
-        Of the whole grid.
-    nodes : ndarray of int, optional
-        Rising, from 0 to T; by default 0 and 512 timesteps as :func:`spread` lays them,
-        or all of a shorter grid.
-
-    Examples
-    --------
-    >>> import dpdiff
-    >>> costs = dpdiff.load_costs("digits").with_variance("small")
-    >>> few = Thinned(costs.smoothed())
-    >>> few.schedules([4])[0].steps
-    4
-    """
-
-    def __init__(self, costs: Any, nodes: np.ndarray | None = None) -> None:
-        self.costs = costs
-        if nodes is None:
-            whole = costs.T <= THINNED_NODES
-            nodes = (
-                np.arange(costs.T + 1)
-                if whole
-                else np.append(0, spread(costs.noise, THINNED_NODES))
-            )
-        self.nodes, self.T = nodes, len(nodes) - 1
-
-    @property
-    def unit(self) -> Unit:
-        """That of the whole grid's costs."""
-        return self.costs.unit
-
-    def lines(self) -> Lines | None:
-        """Those of the whole grid's costs that belong to the nodes."""
-        lines = self.costs.lines()
-        return lines and Lines(*(part[self.nodes] for part in lines))
-
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """A block of the table between nodes."""
-        block = np.full((stop - start, stop), np.inf)
-        place = np.arange(max(start, 1), stop)
-        t, s = self.nodes[place][:, None], self.nodes[None, 1:stop]
-        with np.errstate(all="ignore"):  # entries above the diagonal are thrown away
-            block[place - start, 1:] = np.where(s < t, self.costs.jump_costs(t, s), np.inf)
-        block[place - start, 0] = self.costs.decoder_costs[self.nodes[place]]
-        return block
-
-    def plan(self, max_steps: int) -> Plan:
-        """The solution between the nodes."""
-        return solve(self, min(max_steps, self.T))
-
-    def schedules(self, budgets: Sequence[int], plan: Plan | None = None) -> list[Schedule]:
-        """The best schedules among the nodes, of no more steps than there are."""
-        steps = [min(k, self.T) for k in budgets]
-        plan = plan or self.plan(max(steps))
-        return plan.schedules(steps)
-
 
 SURE = 0.95
+TAILS = (1 - SURE) / 2, (1 + SURE) / 2
+MOST_TIMESTEPS = 512
+
+
+def some_timesteps(noise: NoiseSchedule) -> np.ndarray:
+    """At most 512 timesteps and 0, or all of a shorter grid: where draws are solved."""
+    if noise.T <= MOST_TIMESTEPS:
+        return np.arange(noise.T + 1)
+    return np.append(0, spread(noise, MOST_TIMESTEPS))
 
 
 class ScheduleError(NamedTuple):
@@ -330,7 +78,7 @@ class Uncertainty(NamedTuple):
 
 
 def uncertainty(
-    costs: Any,
+    costs: Costs,
     budgets: Sequence[int],
     *,
     within: float = 0.1,
@@ -340,10 +88,10 @@ def uncertainty(
 ) -> Uncertainty:
     """Error bars of the best schedules.
 
-    Costs are drawn from their sampling distribution (``dpdiff.costs.bootstrap``), and each
-    draw is solved for all budgets, among 512 timesteps. Its schedules are to the measured costs
-    what the measured costs' own schedules are to the truth, so the regret is what they lose there
-    (a parametric bootstrap, Efron 1979).
+    Costs are drawn from their sampling distribution (:meth:`dpdiff.Costs.replicates`), and each
+    draw is solved for all budgets, among 512 timesteps at most. Its schedules are to the measured
+    costs what the measured costs' own schedules are to the truth, so the regret is what they lose
+    there (a parametric bootstrap, Efron 1979).
 
     Parameters
     ----------
@@ -383,29 +131,26 @@ def uncertainty(
     for steps in budgets:
         if not 1 <= steps <= costs.T:
             raise InputError(f"the number of steps lies in 1…{costs.T}, got {steps}")
-    center = costs.smoothed(width)
-    few = Thinned(center)
-    plan = few.plan(few.T)
-    whole = center.edge_nats(Schedule(range(costs.T + 1))).sum()
+    center, timesteps = costs.smoothed(width), some_timesteps(costs.noise)
+    few = Subset(center, timesteps)
+    plan, steps = solve(few), [min(k, few.T) for k in budgets]
+    whole = center.edge_costs(Schedule(range(costs.T + 1))).sum()
     gain = max(0.0, plan.totals.min() - whole)  # of all timesteps over those between the nodes
-    own = [_BudgetReplicates(few, steps, plan) for steps in budgets]
-    only = np.unique(np.concatenate([few.nodes, *(one.timesteps for one in own)]))
+    own = [
+        _BudgetReplicates(center, schedule, k)
+        for schedule, k in zip(plan.schedules(steps), budgets, strict=True)
+    ]
+    only = np.unique(np.concatenate([timesteps, *(one.timesteps for one in own)]))
     fewest = []
-    for draw in replicates(costs, count, seed, only=only, width=width):
-        thin = Thinned(draw, few.nodes)
-        solved = thin.plan(few.T)
-        best = thin.schedules([one.schedule.steps for one in own], solved)
-        for one, other in zip(own, best, strict=True):
-            one.add(draw, center, other)
+    for draw in costs.replicates(count, seed, only=only, width=width):
+        solved = solve(Subset(draw, timesteps))
+        for one, best in zip(own, solved.schedules(steps), strict=True):
+            one.add(draw, best)
         fewest.append(_fewest(solved, gain, within))
-    low, high = (int(k) for k in np.quantile(fewest, _tails(), method="nearest"))
+    low, high = (int(k) for k in np.quantile(fewest, TAILS, method="nearest"))
     return Uncertainty(
-        [one.result(center) for one in own], Fewest(_fewest(plan, gain, within), low, high)
+        [one.result() for one in own], Fewest(_fewest(plan, gain, within), low, high)
     )
-
-
-def _tails() -> tuple[float, float]:
-    return (1 - SURE) / 2, (1 + SURE) / 2
 
 
 def _fewest(plan: Plan, gain: float, within: float) -> int:
@@ -415,54 +160,45 @@ def _fewest(plan: Plan, gain: float, within: float) -> int:
 
 
 class _BudgetReplicates:
-    """The schedule of one budget, and what each draw says of it."""
+    """The schedule of one budget and the strides, and what each draw says of them."""
 
-    def __init__(self, few: Thinned, steps: int, plan: Plan) -> None:
-        T = few.costs.T
-        self.unit, self.steps = few.unit, steps
-        self.schedule = few.schedules([steps], plan)[0]
-        self.strides = {
-            "even": Schedule.even(T, steps),
-            "quadratic": Schedule.quadratic(T, steps),
-        }
-        self.costs, self.regrets, self.nodes = [], [], []
-        self.gaps: dict[str, list[float]] = {name: [] for name in self.strides}
+    def __init__(self, center: Costs, schedule: Schedule, steps: int) -> None:
+        even, quadratic = (
+            stride(center.T, steps) for stride in (Schedule.even, Schedule.quadratic)
+        )
+        self.center, self.schedule, self.steps = center, schedule, steps
+        self.known = {"dp": schedule, "even": even, "quadratic": quadratic}
+        self.nats = self._totals(center)
+        self.draws, self.regrets, self.nodes = [], [], []
+
+    def _totals(self, costs: Costs) -> np.ndarray:
+        return np.array([costs.edge_costs(schedule).sum() for schedule in self.known.values()])
 
     @property
     def timesteps(self) -> np.ndarray:
         """All that it needs to know the costs of."""
-        known = (self.schedule, *self.strides.values())
-        return np.concatenate([schedule.timesteps for schedule in known])
+        return np.concatenate([schedule.timesteps for schedule in self.known.values()])
 
-    def add(self, draw: Any, center: Any, best: Schedule) -> None:
+    def add(self, draw: Costs, best: Schedule) -> None:
         """Take a draw into account, and its best schedule."""
-        nats = draw.edge_nats(self.schedule).sum()
-        lost = center.edge_nats(best).sum() - center.edge_nats(self.schedule).sum()
-        self.costs.append(nats)
-        self.regrets.append(max(0.0, lost))
+        self.draws.append(self._totals(draw))
+        self.regrets.append(max(0.0, self.center.edge_costs(best).sum() - self.nats[0]))
         self.nodes.append(best.timesteps)
-        for name, stride in self.strides.items():
-            self.gaps[name].append(draw.edge_nats(stride).sum() - nats)
 
-    def result(self, center: Any) -> ScheduleError:
+    def result(self) -> ScheduleError:
         """Everything in bits/dim."""
-        size = float(self.unit.size)
-        nats = center.edge_nats(self.schedule).sum()
-        low, high = np.quantile(self.nodes, _tails(), axis=0, method="nearest")
-        gaps = {
-            name: Estimate(
-                float(center.edge_nats(stride).sum() - nats) / size,
-                float(np.std(self.gaps[name], ddof=1)) / size,
-            )
-            for name, stride in self.strides.items()
-        }
+        unit, draws = self.center.unit, np.array(self.draws).T
+        size = float(unit.size)
+        errors = [float(np.std(x, ddof=1)) / size for x in (draws[0], *(draws[1:] - draws[0]))]
+        gaps = [float(nats - self.nats[0]) / size for nats in self.nats[1:]]
+        low, high = np.quantile(self.nodes, TAILS, axis=0, method="nearest")
         return ScheduleError(
             self.steps,
             self.schedule,
-            Estimate(float(self.unit(nats)), float(np.std(self.costs, ddof=1)) / size),
+            Estimate(float(unit(self.nats[0])), errors[0]),
             float(np.mean(self.regrets)) / size,
             float(np.quantile(self.regrets, SURE, method="weibull")) / size,
             low,
             high,
-            gaps,
+            dict(zip(("even", "quadratic"), map(Estimate, gaps, errors[1:]), strict=True)),
         )

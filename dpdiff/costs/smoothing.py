@@ -247,6 +247,12 @@ class Sample:
         share = weights / weights.sum()
         return {k: np.einsum("gi...,i->g...", v, share) for k, v in self.values.items()}
 
+    def redrawn(self, rng: np.random.Generator, only: np.ndarray | None) -> Statistics:
+        """The statistics had the images been others: a draw of the Bayesian bootstrap."""
+        n = self.images
+        weights = rng.dirichlet(np.full(n, max(rng.chisquare(n - 1) - 1, 0.5) / n))
+        return self.statistics(weights, spread=False, only=only)
+
     @cached_property
     def points(self) -> np.ndarray:
         """Where the timesteps lie on the axis along which statistics are smooth."""

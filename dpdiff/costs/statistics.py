@@ -216,3 +216,45 @@ def single(values: dict[str, np.ndarray], groups: int) -> dict[str, np.ndarray]:
         name: array.reshape(groups, -1, *array.shape[1:]).astype(np.float32)
         for name, array in values.items()
     }
+
+
+def redrawn(
+    statistics: dict[str, np.ndarray], images: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Means of a dense measurement, moved by their standard errors.
+
+    Parameters
+    ----------
+    statistics : dict of ndarray, shape (T + 1, ...)
+        As :class:`dpdiff.Costs` keeps them.
+    images : int
+        How many each timestep saw.
+    rng : Generator
+    """
+    T, drawn = len(statistics["mse"]) - 1, {}
+    first, second = rng.standard_normal((2, T))
+    for name in [k for k in statistics if f"{k}_var" in statistics and k != "prior"]:
+        mean = statistics[name][1:]
+        error = np.sqrt(np.maximum(statistics[f"{name}_var"][1:], 0) / (images - 1))
+        if name in ("mse", "error"):
+            shift, relative = first, error / np.maximum(mean, 1e-300)
+            width = np.sqrt(np.log1p(relative**2))
+            shift = shift[:, None] if mean.ndim > 1 else shift
+            moved = mean * np.exp(width * shift - width**2 / 2)
+        elif name == "penalty":
+            moved = np.maximum(mean + error * _correlated(statistics, first, second)[:, None], 0)
+        else:
+            moved = mean + error * rng.standard_normal(T)
+        drawn[name] = np.concatenate([statistics[name][:1], moved])
+    return drawn
+
+
+def _correlated(
+    statistics: dict[str, np.ndarray], first: np.ndarray, second: np.ndarray
+) -> np.ndarray:
+    """The penalty's numbers, correlated with the error's as at the first node."""
+    names = ("penalty_error_cov", "penalty_var", "error_var")
+    both, one, other = (statistics[k][1:, 0].astype(np.float64) for k in names)
+    scale = np.sqrt(np.maximum(one * other, 0))
+    share = np.clip(np.divide(both, scale, out=np.zeros_like(both), where=scale > 0), -1, 1)
+    return share * first + np.sqrt(1 - share**2) * second

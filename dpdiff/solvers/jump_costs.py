@@ -1,4 +1,4 @@
-r"""What solvers are given, and what they give back: the contract of everything in this folder.
+r"""Costs of jumps, the contract of everything in this folder: lines, tables, subsets, constraints.
 
 Costs ``L[t, s]`` belong to a jump between the nodes ``s < t`` of ``0 … T``. With
 
@@ -11,7 +11,8 @@ forbidden jump), but neither NaN nor minus infinity. Among paths of equal cost t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from operator import index
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -19,8 +20,6 @@ import numpy as np
 
 from dpdiff.errors import InputError, check_counts
 from dpdiff.schedule import Schedule
-
-Rows = Callable[[int, int], np.ndarray]
 
 
 class Unit(NamedTuple):
@@ -45,94 +44,104 @@ class Unit(NamedTuple):
 PLAIN = Unit("cost", size=1.0)
 
 
-class Lines(NamedTuple):
-    """Costs of jumps as lines, five float64 arrays of length T + 1.
+class JumpCosts:
+    """Costs ``L[t, s]`` of jumps between nodes: what :func:`dpdiff.solve` takes.
 
-    ``L(t, s) = const[t] + intercept[s] + slope[s] * x[t]`` for ``1 <= s < t`` and
-    ``L(t, 0) = first[t]``; ``slope`` is monotone over ``s = 1 … T - 1``, in either direction.
-    ``const``, ``intercept`` and ``first`` may be ``+inf``: all jumps from t, all jumps to s, or the
-    first step to t are forbidden. What belongs to t = 0, or to s = 0 or s = T, is not read.
-
-    Lines are costs themselves: :func:`dpdiff.solve` takes them as they are.
-    """
-
-    const: np.ndarray
-    x: np.ndarray
-    intercept: np.ndarray
-    slope: np.ndarray
-    first: np.ndarray
-
-    @property
-    def T(self) -> int:
-        """The last node."""
-        return len(self.x) - 1
-
-    @property
-    def unit(self) -> Unit:
-        """Lines say nothing of their unit."""
-        return PLAIN
-
-    @property
-    def nodes(self) -> None:
-        """Lines are over all timesteps."""
-        return None
-
-    def lines(self) -> Lines:
-        """The lines, as all costs that have them are asked for them."""
-        return self
-
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """The block ``L[start:stop, :stop]`` of the table, infinite where s ≥ t.
-
-        Examples
-        --------
-        >>> Lines(*np.ones((4, 3)), np.array([np.inf, 5, 7])).rows(1, 3)
-        array([[ 5., inf, inf],
-               [ 7.,  3., inf]])
-        """
-        const, x, intercept, slope, first = self
-        t, s = np.arange(start, stop)[:, None], np.arange(stop)[None, :]
-        block = (const[t] + slope[s] * x[t]) + intercept[s]  # in the order of the envelope
-        block[:, 0] = first[start:stop]
-        block[s >= t] = np.inf
-        return block
-
-
-@runtime_checkable
-class JumpCosts(Protocol):
-    """What every solver takes.
+    A new kind has ``timesteps`` and :meth:`jump_costs`, and the rest follows.
 
     Attributes
     ----------
-    T : int
-        The last node.
+    timesteps : ndarray of int, shape (T + 1,)
+        What the nodes 0 … T stand for, rising from 0; ``0 … T`` themselves for a whole grid.
     unit : Unit
         How totals are shown.
-    nodes : ndarray of int or None
-        The timesteps that 0 … T stand for, where costs know some of a model's timesteps only.
     """
 
-    @property
-    def T(self) -> int: ...
+    timesteps: np.ndarray
+    unit: Unit = PLAIN
 
     @property
-    def nodes(self) -> np.ndarray | None: ...
+    def T(self) -> int:
+        """The last node; of costs of a whole grid, its length."""
+        return len(self.timesteps) - 1
 
-    @property
-    def unit(self) -> Unit: ...
+    def jump_costs(self, t: np.ndarray, s: np.ndarray) -> np.ndarray:
+        """``L[t, s]`` of nodes with ``0 ≤ s < t``, for arrays of them that broadcast.
 
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """The block ``L[start:stop, :stop]``, float64, infinite where s ≥ t."""
-        ...
+        Of s ≥ t it may say anything.
+        """
+        raise NotImplementedError
 
     def lines(self) -> Lines | None:
         """The same costs as lines, if they are lines: then no table is needed."""
-        ...
+        return None
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """A block of the table ``L[t, s]``.
+
+        Parameters
+        ----------
+        start, stop : int
+            Rows ``start ≤ t < stop``.
+
+        Returns
+        -------
+        ndarray of float64, shape (stop - start, stop)
+            Column ``s``; entries with ``s ≥ t`` are ``+inf``.
+
+        Raises
+        ------
+        InputError
+            If a cost is NaN or minus infinity.
+        """
+        with np.errstate(all="ignore"):  # what is said of s ≥ t is thrown away
+            block = self.jump_costs(np.arange(start, stop)[:, None], np.arange(stop))
+        return self._checked(block, start)
+
+    def _checked(self, block: np.ndarray, start: int) -> np.ndarray:
+        """Rows from ``start`` on, infinite where s ≥ t, if they are costs elsewhere."""
+        below = np.tri(block.shape[0], block.shape[1], k=start - 1, dtype=bool)
+        block = np.where(below, block, np.float64(np.inf))
+        if not block.min() > -np.inf:
+            row, column = np.argwhere(~(block > -np.inf))[0]
+            here, there = self.timesteps[[start + row, column]]
+            raise InputError(
+                f"the cost of the jump from t = {here} to s = {there} is {block[row, column]}; "
+                "a cost is a number, or +inf where the jump is forbidden"
+            )
+        return block
+
+    def places(self, timesteps: Iterable[int]) -> np.ndarray:
+        """The nodes that stand for some timesteps.
+
+        Raises
+        ------
+        InputError
+            If one is no integer, or none of these costs' timesteps.
+        """
+        try:
+            wanted = np.array([index(t) for t in timesteps], dtype=int)
+        except TypeError as error:
+            raise InputError(f"timesteps are a list of integers, got {timesteps!r}") from error
+        nodes = np.minimum(np.searchsorted(self.timesteps, wanted), self.T)
+        missing = sorted({*wanted[self.timesteps[nodes] != wanted].tolist()})
+        if missing:
+            raise InputError(
+                f"timesteps {missing} are none of these costs' {self.T + 1}, which lie in "
+                f"0…{self.timesteps[-1]}; trajectories() takes a list of nodes"
+            )
+        return nodes
+
+    def edge_costs(self, schedule: Schedule) -> np.ndarray:
+        """Costs of a schedule's jumps, shape (K,), that of the jump to 0 first."""
+        schedule.check_end(int(self.timesteps[-1]))
+        nodes = self.places(schedule.timesteps)
+        return self.jump_costs(nodes[1:], nodes[:-1])
 
 
 @runtime_checkable
 class Solver(Protocol):
-    """What every solver leaves behind.
+    """What every solver of jump costs leaves behind.
 
     Attributes
     ----------
@@ -151,19 +160,69 @@ class Solver(Protocol):
         ...
 
 
-class Table:
-    """A bare array ``L[t, s]`` as costs; of unknown unit.
+class _Lines(NamedTuple):
+    const: np.ndarray
+    x: np.ndarray
+    intercept: np.ndarray
+    slope: np.ndarray
+    first: np.ndarray
+
+
+class Lines(_Lines, JumpCosts):
+    """Costs of jumps as lines, five float64 arrays of length T + 1.
+
+    ``L(t, s) = const[t] + intercept[s] + slope[s] * x[t]`` for ``1 <= s < t`` and
+    ``L(t, 0) = first[t]``; ``slope`` is monotone over ``s = 1 … T - 1``, in either direction.
+    ``const``, ``intercept`` and ``first`` may be ``+inf``: all jumps from t, all jumps to s, or the
+    first step to t are forbidden. What belongs to t = 0, or to s = 0 or s = T, is not read.
+
+    Examples
+    --------
+    >>> Lines(*np.ones((4, 3)), np.array([np.inf, 5, 7])).rows(1, 3)
+    array([[ 5., inf, inf],
+           [ 7.,  3., inf]])
+    """
+
+    @cached_property
+    def timesteps(self) -> np.ndarray:  # type: ignore[override]
+        """All of 0 … T."""
+        return np.arange(len(self.x))
+
+    def jump_costs(self, t: np.ndarray, s: np.ndarray) -> np.ndarray:
+        """``L[t, s]``, summed in the order of the envelope."""
+        const, x, intercept, slope, first = self
+        return np.where(s == 0, first[t], (const[t] + slope[s] * x[t]) + intercept[s])
+
+    def lines(self) -> Lines:
+        """The lines, as all costs that have them are asked for them."""
+        return self
+
+
+class Table(JumpCosts):
+    """A table ``L[t, s]`` as costs.
+
+    Parameters
+    ----------
+    table : array_like, shape (T + 1, T + 1)
+        Read only where s < t.
+    timesteps : array_like of int, shape (T + 1,), optional
+        What its rows and columns stand for; by default ``0 … T``.
 
     Raises
     ------
     InputError
-        If it is not a square array of real numbers.
+        If it is not a square array of real numbers, or the timesteps are not as many, rising
+        from 0.
+
+    Examples
+    --------
+    >>> from dpdiff.solvers.plan import solve
+    >>> costs = Table([[0, 0, 0], [3, 0, 0], [9, 4, 0]], [0, 250, 1000])
+    >>> solve(costs).schedule(2).timesteps
+    (0, 250, 1000)
     """
 
-    unit = PLAIN
-    nodes: np.ndarray | None = None
-
-    def __init__(self, table: Any) -> None:
+    def __init__(self, table: Any, timesteps: Any = None) -> None:
         try:
             self.table = np.asarray(table)
             numeric = self.table.dtype.kind in "fiub"
@@ -172,39 +231,65 @@ class Table:
         if not numeric or self.table.ndim != 2 or len(set(self.table.shape)) != 1:
             what = f"an array of shape {np.shape(table)}" if numeric else type(table).__name__
             raise InputError(f"costs are a square array of real numbers L[t, s], got {what}")
-        self.T = len(self.table) - 1
-        if self.T < 1:
+        if len(self.table) < 2:
             raise InputError("costs are of shape (T+1, T+1) with T at least 1, got (1, 1) or less")
+        self.timesteps = np.arange(len(self.table)) if timesteps is None else np.array(timesteps)
+        if self.timesteps.shape != self.table.shape[:1] or not _rises(self.timesteps):
+            raise InputError(f"a table's {len(self.table)} timesteps rise from 0, got {timesteps}")
+
+    def jump_costs(self, t: np.ndarray, s: np.ndarray) -> np.ndarray:
+        """Entries of the table."""
+        return self.table[t, s]
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        """The block ``L[start:stop, :stop]``, infinite where s ≥ t."""
-        block = self.table[start:stop, :stop].astype(np.float64)
-        block[:, start:][~np.tri(stop - start, k=-1, dtype=bool)] = np.inf
-        return block
-
-    def lines(self) -> None:
-        """An array says nothing about its structure."""
-        return None
+        """As of all costs, without looking entries up one by one."""
+        return self._checked(self.table[start:stop, :stop], start)
 
 
-def as_costs(costs: Any) -> JumpCosts:
-    """Costs as they are, or a bare array made into some."""
-    return costs if isinstance(costs, JumpCosts) else Table(costs)
+def _rises(timesteps: np.ndarray) -> bool:
+    return len(timesteps) > 1 and timesteps[0] == 0 and bool((np.diff(timesteps) > 0).all())
 
 
-def checked_rows(rows: Rows, start: int, stop: int) -> np.ndarray:
-    """The rows ``start … stop - 1`` of the costs; NaN and minus infinity are refused."""
-    costs = np.ascontiguousarray(rows(start, stop), dtype=np.float64)
-    if not costs.min() > -np.inf:
-        row, s = np.argwhere(~(costs > -np.inf))[0]
-        raise InputError(
-            f"the cost of the jump from t = {start + row} to s = {s} is {costs[row, s]}; "
-            "a cost is a number, or +inf where the jump is forbidden"
-        )
-    return costs
+class Subset(JumpCosts):
+    """Costs of the jumps between some timesteps only.
+
+    Parameters
+    ----------
+    costs : (T+1, T+1) array, or costs as :func:`dpdiff.measure` returns them
+    timesteps : sequence of int
+        Those that remain, rising from 0.
+
+    Raises
+    ------
+    InputError
+        If the timesteps do not rise from 0, or the costs do not know one.
+
+    Examples
+    --------
+    >>> from dpdiff.solvers.plan import solve
+    >>> costs = [[0, 0, 0, 0], [1, 0, 0, 0], [4, 1, 0, 0], [9, 4, 1, 0]]
+    >>> solve(Subset(costs, [0, 1, 3])).schedule(2).timesteps
+    (0, 1, 3)
+    """
+
+    def __init__(self, costs: Any, timesteps: Iterable[int]) -> None:
+        self._costs = as_costs(costs)
+        self._places = self._costs.places(timesteps)
+        self.timesteps, self.unit = self._costs.timesteps[self._places], self._costs.unit
+        if not _rises(self.timesteps):
+            raise InputError(f"a subset of timesteps rises from 0, got {timesteps}")
+
+    def jump_costs(self, t: np.ndarray, s: np.ndarray) -> np.ndarray:
+        """Those of all timesteps, asked for these alone."""
+        return self._costs.jump_costs(self._places[t], self._places[s])
+
+    def lines(self) -> Lines | None:
+        """Some of the lines, where there are lines."""
+        lines = self._costs.lines()
+        return lines and Lines(*(part[self._places] for part in lines))
 
 
-class Constrained:
+class Constrained(JumpCosts):
     """Costs of which some jumps are forbidden; give them to :func:`dpdiff.solve`.
 
     From every t only a window of earlier nodes may be reached, which is all that each of these
@@ -213,6 +298,7 @@ class Constrained:
     Parameters
     ----------
     costs : (T+1, T+1) array, or costs as :func:`dpdiff.measure` returns them
+        Of costs that know some timesteps only, the others are forbidden anyhow.
     min_jump, max_jump : int, optional
         The least and the greatest ``t - s``, the first step to 0 included.
     require : sequence of int
@@ -225,9 +311,9 @@ class Constrained:
     Raises
     ------
     InputError
-        If a jump or a timestep is no integer or out of range, 0 or T is forbidden, or the prefix
-        does not start at 0 and increase. Constraints that cannot all hold show in the plan: no
-        budget has a finite total.
+        If a jump or a timestep is no integer or none of the costs', 0 or T is forbidden, or the
+        prefix does not start at 0 and increase. Constraints that cannot all hold show in the plan:
+        no budget has a finite total.
 
     Examples
     --------
@@ -239,8 +325,6 @@ class Constrained:
     (0, 2, 3)
     """
 
-    nodes = None
-
     def __init__(
         self,
         costs: Any,
@@ -251,81 +335,31 @@ class Constrained:
         forbid: Sequence[int] = (),
         prefix: Sequence[int] = (0,),
     ) -> None:
-        check_counts(min_jump=min_jump)
-        if max_jump is not None:
-            check_counts(max_jump=max_jump)
         self._costs = as_costs(costs)
-        self.T, self.unit = self._costs.T, self._costs.unit
-        if self._costs.nodes is not None:
-            raise InputError(
-                "these costs know some timesteps only, and constraints speak of all: give "
-                "trajectories() a list of nodes without the forbidden timesteps"
-            )
-        t = np.arange(self.T + 1)
-        must, never, start = (self._nodes(nodes) for nodes in (require, forbid, prefix))
-        if start[:1] != [0] or (np.diff(start) <= 0).any():
+        self.timesteps, self.unit = self._costs.timesteps, self._costs.unit
+        steps = self.timesteps
+        max_jump = int(steps[-1]) if max_jump is None else max_jump
+        check_counts(min_jump=min_jump, max_jump=max_jump)
+        must, never, start = (self.places(nodes) for nodes in (require, forbid, prefix))
+        if start[:1].tolist() != [0] or (np.diff(start) <= 0).any():
             raise InputError(f"a prefix starts at 0 and increases, got {list(prefix)}")
-        if {0, self.T} & set(never):
-            raise InputError(f"every schedule visits 0 and T = {self.T}: they cannot be forbidden")
-        never += sorted(set(range(start[-1])) - set(start))
-        stops = np.array(sorted({0, *must, *start}))
+        if {0, self.T} & {*never.tolist()}:
+            ends = f"0 and T = {steps[-1]}"
+            raise InputError(f"every schedule visits {ends}: they cannot be forbidden")
+        stops = np.unique([0, *must, *start])
         self._low = np.maximum(
-            stops[np.searchsorted(stops, t) - 1], t - (self.T if max_jump is None else max_jump)
+            stops[np.searchsorted(stops, np.arange(self.T + 1)) - 1],
+            np.searchsorted(steps, steps - max_jump),
         )
-        self._low[never] = self.T + 1
-        self._high = t - min_jump
+        self._low[never] = self._low[np.setdiff1d(np.arange(start[-1]), start)] = self.T + 1
+        self._high = np.searchsorted(steps, steps - min_jump, side="right") - 1
 
-    def _nodes(self, nodes: Sequence[int]) -> list[int]:
-        try:
-            timesteps = [index(t) for t in nodes]
-        except TypeError as error:
-            raise InputError(f"timesteps are a list of integers, got {nodes!r}") from error
-        for t in timesteps:
-            if not 0 <= t <= self.T:
-                raise InputError(f"timesteps lie in 0…{self.T}, got {t}")
-        return timesteps
-
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """The block ``L[start:stop, :stop]`` with infinite costs outside the windows."""
-        s = np.arange(stop)
-        low, high = self._low[start:stop, None], self._high[start:stop, None]
-        return np.where((low <= s) & (s <= high), self._costs.rows(start, stop), np.inf)
-
-    def lines(self) -> None:
-        """Costs with holes in them are no lines."""
-        return None
+    def jump_costs(self, t: np.ndarray, s: np.ndarray) -> np.ndarray:
+        """The costs inside the windows, infinite outside."""
+        within = (self._low[t] <= s) & (s <= self._high[t])
+        return np.where(within, self._costs.jump_costs(t, s), np.inf)
 
 
-class NodeCosts(Table):
-    """A table ``L[t, s]`` by the index of a node, and the timesteps that the nodes are.
-
-    Plans made from it speak of timesteps: they map every path through ``nodes``.
-
-    Parameters
-    ----------
-    table : ndarray, shape (N + 1, N + 1)
-    nodes : ndarray of int, shape (N + 1,)
-
-    Examples
-    --------
-    >>> from dpdiff.solvers.plan import solve
-    >>> costs = NodeCosts([[0, 0, 0], [3, 0, 0], [9, 4, 0]], [0, 250, 1000])
-    >>> solve(costs).schedule(2).timesteps
-    (0, 250, 1000)
-    """
-
-    def __init__(self, table: np.ndarray, nodes: np.ndarray) -> None:
-        super().__init__(table)
-        self.nodes = np.asarray(nodes)
-
-    def total(self, schedule: Schedule) -> float:
-        """The cost of a schedule all of whose timesteps are nodes."""
-        places = np.searchsorted(self.nodes, schedule.timesteps)
-        nearest = self.nodes[np.minimum(places, self.T)]
-        if (nearest != schedule.timesteps).any():
-            missing = sorted(set(schedule.timesteps) - set(self.nodes.tolist()))
-            raise InputError(
-                f"timesteps {missing} are no nodes of these costs: give trajectories() nodes that "
-                "hold them, or compare schedules by their samples, with compare()"
-            )
-        return float(self.table[places[1:], places[:-1]].sum())
+def as_costs(costs: Any) -> JumpCosts:
+    """Costs as they are, or a bare array made into some."""
+    return costs if isinstance(costs, JumpCosts) else Table(costs)

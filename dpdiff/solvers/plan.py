@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cached_property
 from operator import index
 from typing import Any
@@ -12,7 +12,8 @@ import numpy as np
 from dpdiff.errors import InputError
 from dpdiff.schedule import Schedule
 from dpdiff.solvers.envelope import Envelope
-from dpdiff.solvers.jump_costs import JumpCosts, Solver, Unit, as_costs, checked_rows
+from dpdiff.solvers.jump_costs import JumpCosts, Solver, as_costs
+from dpdiff.solvers.pairs import PairCosts, Pairs
 from dpdiff.solvers.recursion import BLOCK, Reference, backward
 from dpdiff.solvers.sweep import Sweep
 
@@ -26,7 +27,8 @@ def solve(costs: Any, max_steps: int | None = None, method: str = "auto") -> Pla
     ----------
     costs : (T+1, T+1) array, or costs as :func:`dpdiff.measure` returns them
         ``L[t, s]`` is the cost of the jump between the timesteps s < t; nothing else of an array
-        is read. A forbidden jump costs ``+inf``.
+        is read. A forbidden jump costs ``+inf``. Or costs over pairs of nodes
+        (``dpdiff.solvers.PairCosts``), which know the step before as well.
     max_steps : int, optional
         The largest budget of interest; by default T. Time and memory are proportional to it.
     method : {"auto", "envelope", "sweep", "sweep32", "reference"}
@@ -65,26 +67,25 @@ def solve(costs: Any, max_steps: int | None = None, method: str = "auto") -> Pla
     """
     if method not in METHODS:
         raise InputError(f"method is one of {', '.join(METHODS)}, got {method!r}")
-    costs = as_costs(costs)
+    if not isinstance(costs, PairCosts):
+        costs = as_costs(costs)
     limit = costs.T if max_steps is None else whole_number(max_steps, "max_steps")
     if not 1 <= limit <= costs.T:
         raise InputError(f"max_steps lies in 1…{costs.T}, the length of the grid; got {limit}")
-    has_lines = costs.lines() is not None
-    if method == "envelope" and not has_lines:
-        raise InputError("these costs are no lines, which the envelope needs: use method='sweep'")
-    if method == "auto":
-        method = "envelope" if has_lines else "sweep"
-    return Plan(costs, limit, method)
-
-
-def _solver(costs: JumpCosts, max_steps: int, method: str) -> Solver:
-    if method == "reference":
-        return Reference(costs.rows, costs.T, max_steps)
+    if isinstance(costs, PairCosts):
+        if method != "auto":
+            raise InputError("costs over pairs of nodes have a solver of their own: leave method")
+        return Plan(costs, limit, "pairs", Pairs(costs, limit))
     lines = costs.lines()
-    if method == "envelope" and lines is not None:
-        return Envelope(lines, max_steps)
+    if method == "envelope" and lines is None:
+        raise InputError("these costs are no lines, which the envelope needs: use method='sweep'")
+    if lines is not None and method in ("auto", "envelope"):
+        return Plan(costs, limit, "envelope", Envelope(lines, limit))
+    if method == "reference":
+        return Plan(costs, limit, method, Reference(costs, limit))
     dtype = np.float32 if method == "sweep32" else np.float64
-    return Sweep(costs.rows, costs.T, max_steps, dtype)
+    method = "sweep" if method == "auto" else method
+    return Plan(costs, limit, method, Sweep(costs, limit, dtype))
 
 
 class Plan:
@@ -93,8 +94,8 @@ class Plan:
     Attributes
     ----------
     T : int
-        The length of the costs' grid: the training grid, or the number of nodes of costs that
-        know some timesteps only and list them in ``nodes``. Schedules are timesteps always.
+        The length of the costs' grid: the training grid, or how many timesteps after 0 the costs
+        know that do not know all. Schedules are timesteps always.
     max_steps : int
         The largest budget solved for.
     method : str
@@ -106,14 +107,12 @@ class Plan:
         What the totals are shown in, such as bits/dim.
     """
 
-    def __init__(self, costs: JumpCosts, max_steps: int, method: str) -> None:
-        self._costs = costs
-        self.T: int = costs.T
-        self.unit: Unit = costs.unit
-        self.max_steps = max_steps
-        self.method = method
-        self._solver = _solver(costs, max_steps, method)
-        self.totals = self._solver.totals
+    def __init__(
+        self, costs: JumpCosts | PairCosts, max_steps: int, method: str, solver: Solver | Pairs
+    ) -> None:
+        self._costs, self._solver = costs, solver
+        self.T, self.unit, self.totals = costs.T, costs.unit, solver.totals
+        self.max_steps, self.method = max_steps, method
 
     def __repr__(self) -> str:
         return f"Plan(T={self.T}, max_steps={self.max_steps}, method={self.method!r})"
@@ -148,7 +147,8 @@ class Plan:
                 raise InputError(f"the number of steps lies in 1…{self.max_steps}, got {steps}")
             if not self.totals[steps] < np.inf:
                 raise InputError(f"no schedule has {steps} steps: every such path is forbidden")
-        return [schedule_of(self._costs, path) for path in self._solver.paths(checked)]
+        timesteps = self._costs.timesteps
+        return [Schedule(tuple(timesteps[path])) for path in self._solver.paths(checked)]
 
     def fewest_steps(self, within: float = 0.1) -> int:
         """The smallest budget whose cost is close to the best of all budgets.
@@ -168,11 +168,13 @@ class Plan:
             raise InputError(f"an allowance is zero or more, got {within}")
         if not self.values.min() < np.inf:
             raise InputError("no schedule reaches T: every path is forbidden")
-        return int(np.argmax(self.values <= self.values.min() + within))
+        return 1 + int(np.argmax(self.values[1:] <= self.values.min() + within))
 
     @cached_property
     def forward(self) -> np.ndarray:
         """``C[k, t]``: the least cost of getting from 0 to t in k jumps, (max_steps+1, T+1)."""
+        if isinstance(self._solver, Pairs):
+            raise InputError(NO_TABLE)
         return self._solver.forward()
 
     @cached_property
@@ -182,12 +184,12 @@ class Plan:
         ``forward[k, t] + backward[K-k, t]`` is the least cost of a K-step path whose k-th node
         is t, and its minimum over t is ``totals[K]`` for every k.
         """
-        return backward(self._costs.rows, self.T, self.max_steps)
+        if isinstance(self._costs, PairCosts):
+            raise InputError(NO_TABLE)
+        return backward(self._costs, self.max_steps)
 
 
-def schedule_of(costs: JumpCosts, path: Sequence[int]) -> Schedule:
-    """A path over the costs' own grid as a schedule of timesteps."""
-    return Schedule(tuple(path if costs.nodes is None else costs.nodes[list(path)]))
+NO_TABLE = "costs over pairs of nodes have no table over single nodes"
 
 
 def whole_number(value: Any, name: str) -> int:
@@ -230,7 +232,7 @@ def best_paths(costs: Any, steps: int, count: int) -> list[tuple[float, Schedule
         raise InputError(
             f"steps lie in 1…{costs.T} and count is at least 1, got {steps} and {count}"
         )
-    jumps = checked_rows(costs.rows, 0, costs.T + 1)
+    jumps = costs.rows(0, costs.T + 1)
     totals = np.full((costs.T + 1, count), np.inf)  # the ways to every node, cheapest first
     totals[0, 0] = 0
     origins = []
@@ -244,7 +246,7 @@ def best_paths(costs: Any, steps: int, count: int) -> list[tuple[float, Schedule
             path, place = [costs.T], rank
             for origin, way in reversed(origins):
                 path, place = [*path, origin[path[-1], place]], way[path[-1], place]
-            best.append((float(total), schedule_of(costs, [int(i) for i in path[::-1]])))
+            best.append((float(total), Schedule(tuple(costs.timesteps[path[::-1]]))))
     return best
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dpdiff.runtime.compiled import compiled
-from dpdiff.solvers.jump_costs import Rows, checked_rows
+from dpdiff.solvers.jump_costs import JumpCosts
 
 BLOCK = 64  # rows of the costs made and used together
 
@@ -53,8 +53,8 @@ def reference(costs: np.ndarray, max_steps: int) -> tuple[np.ndarray, np.ndarray
 class Reference:
     """The reference as a solver."""
 
-    def __init__(self, rows: Rows, T: int, max_steps: int) -> None:
-        self._best, self._origin = reference(checked_rows(rows, 0, T + 1), max_steps)
+    def __init__(self, costs: JumpCosts, max_steps: int) -> None:
+        self._best, self._origin = reference(costs.rows(0, costs.T + 1), max_steps)
         self.totals = self._best[:, -1].copy()
 
     def paths(self, budgets: Sequence[int]) -> list[list[int]]:
@@ -82,14 +82,15 @@ def _push(best, costs, start):
                 own[k] = min(own[k], through[k] + cost)
 
 
-def backward(rows: Rows, T: int, max_steps: int) -> np.ndarray:
+def backward(costs: JumpCosts, max_steps: int) -> np.ndarray:
     """``B[k, s]``, the least cost of a path from T down to s in k jumps; (max_steps+1, T+1).
 
     The sweep turned round: nodes are visited from T down, and each offers its paths to all
     earlier nodes, so that rows are still made one block at a time.
     """
+    T = costs.T
     best = np.full((T + 1, max_steps + 1), np.inf)
     best[T, 0] = 0
     for start in range(T // BLOCK * BLOCK, -1, -BLOCK):
-        _push(best, checked_rows(rows, start, min(start + BLOCK, T + 1)), start)
+        _push(best, costs.rows(start, min(start + BLOCK, T + 1)), start)
     return best.T

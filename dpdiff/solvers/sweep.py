@@ -20,7 +20,7 @@ from numba import config
 
 from dpdiff.errors import InputError
 from dpdiff.runtime.compiled import compiled
-from dpdiff.solvers.jump_costs import Rows, checked_rows
+from dpdiff.solvers.jump_costs import JumpCosts
 from dpdiff.solvers.recursion import BLOCK
 
 LOOKAHEAD = 2  # blocks of costs made before they are used
@@ -88,22 +88,20 @@ def _finish(strip, costs, start, first, last):
                     own[k] = min(own[k], source[k] + cost)
 
 
-def blocks(pool: Executor, rows: Rows, T: int, dtype: type) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield ``(start, costs)`` for consecutive blocks of rows, making a few ahead in the pool."""
-    starts = iter(range(0, T + 1, BLOCK))
-    ahead = deque(
-        pool.submit(_block, rows, T, start, dtype) for start in islice(starts, 1 + LOOKAHEAD)
-    )
+def blocks(pool: Executor, costs: JumpCosts, dtype: type) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield ``(start, rows)`` for consecutive blocks of rows, making a few ahead in the pool."""
+    tasks = (pool.submit(_block, costs, start, dtype) for start in range(0, costs.T + 1, BLOCK))
+    ahead = deque(islice(tasks, 1 + LOOKAHEAD))
     while ahead:
         yield ahead.popleft().result()
-        ahead.extend(pool.submit(_block, rows, T, start, dtype) for start in islice(starts, 1))
+        ahead.extend(islice(tasks, 1))
 
 
-def _block(rows: Rows, T: int, start: int, dtype: type) -> tuple[int, np.ndarray]:
+def _block(jumps: JumpCosts, start: int, dtype: type) -> tuple[int, np.ndarray]:
     """One block of rows, filled up to a multiple of four rows."""
-    costs: np.ndarray = checked_rows(rows, start, min(start + BLOCK, T + 1))
+    costs = jumps.rows(start, min(start + BLOCK, jumps.T + 1))
     largest = np.abs(costs, where=np.isfinite(costs), out=np.zeros_like(costs)).max(initial=0)
-    if dtype != np.float64 and largest * (T + 1) > np.finfo(dtype).max:
+    if dtype != np.float64 and largest * (jumps.T + 1) > np.finfo(dtype).max:
         raise InputError(
             f"costs of {largest:.3g} and sums of them do not fit {np.dtype(dtype)}: use the sweep "
             "in float64, or other units"
@@ -122,25 +120,24 @@ class Sweep:
 
     Parameters
     ----------
-    rows : callable
-        ``rows(start, stop)`` returns the block ``L[start:stop, :stop]``, infinite where s ≥ t.
-        It is asked once for every row, from several threads.
-    T, max_steps : int
-        The last node, and the largest budget.
+    costs : JumpCosts
+        Asked once for every row, from several threads.
+    max_steps : int
+        The largest budget.
     dtype : numpy.float64 or numpy.float32
         Of the table. In float64 every entry equals the reference's bit by bit. In float32 the
         paths are the best ones up to rounding, and their totals are summed in float64.
 
     Examples
     --------
-    >>> costs = np.array([[np.inf, np.inf, np.inf], [3, np.inf, np.inf], [9, 4, np.inf]])
-    >>> Sweep(lambda start, stop: costs[start:stop, :stop], T=2, max_steps=2).totals
+    >>> from dpdiff.solvers.jump_costs import Table
+    >>> Sweep(Table([[0, 0, 0], [3, 0, 0], [9, 4, 0]]), max_steps=2).totals
     array([inf,  9.,  7.])
     """
 
-    def __init__(self, rows: Rows, T: int, max_steps: int, dtype: type = np.float64) -> None:
-        threads = config.NUMBA_NUM_THREADS
-        self.rows, self.T, self.max_steps = rows, T, max_steps
+    def __init__(self, costs: JumpCosts, max_steps: int, dtype: type = np.float64) -> None:
+        threads, T = config.NUMBA_NUM_THREADS, costs.T
+        self.costs, self.T, self.max_steps = costs, T, max_steps
         self.width = min(WIDEST, max(32, -(-max_steps // threads)))
         self.firsts = range(1, max_steps + 1, self.width)
         self.strips = aligned((len(self.firsts), (T + 4) // 4 * 4, STRIDE), dtype)
@@ -153,7 +150,7 @@ class Sweep:
     def _fill(self, pool: ThreadPoolExecutor) -> None:
         """Go down the blocks of rows and along the strips, in as many threads as there are."""
         done: list[Future | None] = [None] * len(self.firsts)  # the latest block of each strip
-        for start, costs in blocks(pool, self.rows, self.T, self.strips.dtype.type):
+        for start, costs in blocks(pool, self.costs, self.strips.dtype.type):
             end, left = start + len(costs), None
             for i, first in enumerate(self.firsts):
                 if first <= end:
@@ -189,7 +186,7 @@ class Sweep:
         nodes, sums = np.full(len(budgets), self.T), np.zeros(len(budgets))
         shares = [np.array_split(values, threads) for values in (nodes, budgets.copy(), sums)]
         for start in range(self.T // BLOCK * BLOCK, -1, -BLOCK):
-            costs = checked_rows(self.rows, start, min(start + BLOCK, self.T + 1))
+            costs = self.costs.rows(start, min(start + BLOCK, self.T + 1))
             rough = costs.astype(self.strips.dtype)
             for task in [
                 pool.submit(_descend, self.strips, self.width, costs, rough, start, *share)
@@ -213,7 +210,7 @@ class Sweep:
         nodes = [self.T]
         for k in range(steps, 0, -1):
             t = nodes[-1]
-            costs = self.rows(t, t + 1)[0, :t].astype(self.strips.dtype)
+            costs = self.costs.rows(t, t + 1)[0, :t].astype(self.strips.dtype)
             nodes.append(last_jump(self.column(k - 1), costs, self.column(k)[t], k - 1))
         return nodes[::-1]
 

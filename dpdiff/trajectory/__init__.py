@@ -14,7 +14,7 @@ _HOMES = {
     "Comparison": "dpdiff.trajectory.comparison",
     "LeastLoss": "dpdiff.trajectory.ancestral",
     "Recommendation": "dpdiff.trajectory.trajectories",
-    "SecondOrderPlan": "dpdiff.trajectory.second_order",
+    "SecondOrderCosts": "dpdiff.trajectory.second_order",
     "Trajectories": "dpdiff.trajectory.trajectories",
     "VarianceLoss": "dpdiff.trajectory.ancestral",
     "variance_loss": "dpdiff.trajectory.ancestral",

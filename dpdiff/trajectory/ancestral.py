@@ -36,7 +36,7 @@ from dpdiff.runtime import random_streams
 from dpdiff.runtime.batches import Halving, cut
 from dpdiff.sampling import sample
 from dpdiff.schedule import Schedule
-from dpdiff.solvers.jump_costs import NodeCosts
+from dpdiff.solvers.jump_costs import Table
 from dpdiff.solvers.plan import best_paths, solve
 from dpdiff.trajectory.flow_costs import Bands
 from dpdiff.trajectory.trajectories import Trajectories
@@ -206,11 +206,9 @@ class VarianceLoss:
         """Squared Wasserstein distance of the samples' Gaussian to the data's."""
         return float(self._distance(self.lost(schedule)))
 
-    def costs(self, weights: np.ndarray) -> NodeCosts:
+    def costs(self, weights: np.ndarray) -> Table:
         """The lost variance with a weight for every band, as costs for :func:`dpdiff.solve`."""
-        table = np.tensordot(weights * self.sizes, self.losses, 1)
-        table[np.triu_indices(len(table))] = np.inf
-        return NodeCosts(table, self.nodes)
+        return Table(np.tensordot(weights * self.sizes, self.losses, 1), self.nodes)
 
     def best(self, steps: int, candidates: int = 32) -> LeastLoss:
         """The schedule with the least distance that Frank and Wolfe's method comes across.
