@@ -1,16 +1,18 @@
-"""Files that are whole or absent, and the door through which files are read."""
+"""Atomic writes; size-checked reads."""
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from filelock import FileLock
 
 from dpdiff.errors import InputError
 
@@ -25,9 +27,9 @@ def regular(path: str | Path) -> os.stat_result:
 
     Examples
     --------
-    >>> regular("/dev/zero")
+    >>> regular(".")
     Traceback (most recent call last):
-    dpdiff.errors.InputError: cannot read /dev/zero: it is not an ordinary file
+    dpdiff.errors.InputError: cannot read .: it is a folder
     """
     try:
         status = os.stat(path)
@@ -125,23 +127,29 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     >>> target.read_text()
     'whole'
     """
-    target, name = writable(path), None
+    target = writable(path)
     try:
         clear(target)
-        handle, name = _begin(target)
+        handle = _nameless(target)
+        if handle is None:
+            with _temporary(target) as name:
+                with open(name, "xb") as file:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                _replace(name, target)
+            return
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
-            if target.exists():
-                os.fchmod(handle, stat.S_IMODE(target.stat().st_mode))
             os.fsync(handle)
-            _place(handle, name, target)
-    except BaseException as error:
-        if name is not None:
-            name.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise InputError(f"cannot write {path}: {_reason(error)}") from error
-        raise
+            with suppress(FileExistsError):
+                return os.link(_link(handle), target, src_dir_fd=handle)  # so links are followed
+            with _temporary(target) as name:  # only what has a name can take another's place
+                os.link(_link(handle), name, src_dir_fd=handle)
+                _replace(name, target)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {_reason(error)}") from error
 
 
 def write_all(files: Mapping[Path, bytes]) -> None:
@@ -162,52 +170,51 @@ def write_all(files: Mapping[Path, bytes]) -> None:
 
 def clear(target: Path) -> None:
     """Remove what dead processes left of writing a file; living ones hold a lock on theirs."""
-    for left in target.parent.glob(f"{glob.escape(_hidden(target))}????????.tmp"):
-        with suppress(OSError), open(left, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left.unlink(missing_ok=True)
+    for end in (".tmp", ".lock"):
+        for left in target.parent.glob(f"{glob.escape(_hidden(target))}????????{end}"):
+            with suppress(OSError), FileLock(left.with_suffix(".lock"), timeout=0) as lock:
+                _remove(left.with_suffix(".tmp"), lock)
 
 
-def _begin(target: Path) -> tuple[int, Path | None]:
-    """A file to write to: without a name if that is possible, else a hidden one, locked."""
-    with suppress(OSError, AttributeError):  # not every system or file system has them
+def _nameless(target: Path) -> int | None:
+    """A handle of a new file that has no name yet, where the system and the file system can."""
+    with suppress(OSError, AttributeError):
         handle = os.open(target.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666)
         if os.path.exists(_link(handle)):
-            return handle, None
+            return handle
         os.close(handle)
-    while True:
-        name = _temporary(target)
-        handle = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
-        with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(handle).st_nlink:
-            return handle, name
-        os.close(handle)  # another process took it for a dead one's before it was locked
+    return None
 
 
-def _place(handle: int, name: Path | None, target: Path) -> None:
-    """Give a written file its place."""
-    if name is None and not target.exists():
-        with suppress(FileExistsError):
-            os.link(_link(handle), target, src_dir_fd=handle)  # with a handle, links are followed
-            return
-    if name is None:  # only what has a name can take another file's place
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        name = _temporary(target)
-        os.link(_link(handle), name, src_dir_fd=handle)
+@contextmanager
+def _temporary(target: Path) -> Iterator[Path]:
+    """A hidden name beside a file, with a lock beside it: a file that is open cannot be replaced
+    on Windows, and one that is closed holds no lock."""
+    name = target.with_name(f"{_hidden(target)}{secrets.token_hex(4)}.tmp")
+    lock = FileLock(name.with_suffix(".lock"), timeout=1)
+    with suppress(OSError):  # not every file system has locks
+        lock.acquire()
     try:
-        os.replace(name, target)
-    except BaseException:
-        name.unlink(missing_ok=True)
-        raise
+        yield name
+    finally:
+        _remove(name, lock)
+
+
+def _remove(name: Path, lock: FileLock) -> None:
+    name.unlink(missing_ok=True)
+    lock.release()
+    with suppress(OSError):  # gone already, or another process looks at it
+        os.unlink(lock.lock_file)
+
+
+def _replace(name: Path, target: Path) -> None:
+    if target.exists():
+        shutil.copymode(target, name)
+    os.replace(name, target)
 
 
 def _link(handle: int) -> str:
     return f"/proc/self/fd/{handle}"
-
-
-def _temporary(target: Path) -> Path:
-    return target.with_name(f"{_hidden(target)}{secrets.token_hex(4)}.tmp")
 
 
 def _hidden(target: Path) -> str:
