@@ -111,6 +111,8 @@ def try_out(denoiser: Denoiser) -> None:
 
 def images_for(options: argparse.Namespace, denoiser: Denoiser) -> Any:
     """The images that were named, or the bundled digits, as the model takes them."""
+    from dpdiff.data import check
+
     if options.data is None:
         options.data = "digits"
         options.notes.append("no --data was given: the bundled digits' images are meant")
@@ -123,7 +125,7 @@ def images_for(options: argparse.Namespace, denoiser: Denoiser) -> Any:
             raise InputError(f"cannot read {options.data}: {error}") from error
     else:
         images = dpdiff.images(options.data, split=options.split, shape=denoiser.shape)
-    return dpdiff.data.check(images, denoiser.shape, denoiser.levels)
+    return check(images, denoiser.shape, denoiser.levels)
 
 
 def costs_for(options: argparse.Namespace) -> Costs:
