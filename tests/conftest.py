@@ -1,5 +1,6 @@
 """What several test files share: small models whose every property is known."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -16,6 +17,9 @@ torch.set_num_threads(1)  # the networks here are too small to share
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 DATA = Path(__file__).parent / "data"
+
+if os.name == "nt":  # these need rusage, pipes, a forkserver, or HOME
+    collect_ignore = ["test_container.py", "test_fuzz.py", "test_restart.py"]
 
 
 class ToyNetwork(torch.nn.Module):

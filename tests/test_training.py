@@ -2,8 +2,6 @@
 
 import copy
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -221,7 +219,7 @@ def test_a_killed_run_leaves_a_whole_checkpoint(tmp_path):
     while not checkpoint.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(np.random.default_rng().uniform(0, 0.5))
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
     assert formats.read_tensors(checkpoint, "cpu")["step"] >= 1
 

@@ -188,8 +188,10 @@ def _nameless(target: Path) -> int | None:
 
 @contextmanager
 def _temporary(target: Path) -> Iterator[Path]:
-    """A hidden name beside a file, with a lock beside it: a file that is open cannot be replaced
-    on Windows, and one that is closed holds no lock."""
+    """A hidden name beside a file, for as long as the block lasts, and a lock beside it.
+
+    Windows replaces no file that is open, and one that is closed could hold no lock itself.
+    """
     name = target.with_name(f"{_hidden(target)}{secrets.token_hex(4)}.tmp")
     lock = FileLock(name.with_suffix(".lock"), timeout=1)
     with suppress(OSError):  # not every file system has locks
