@@ -102,11 +102,12 @@ class Schedule:
         """
         if not below or self.provenance.get("T") != noise.T:
             self.check_end(noise.T)
-        name, own = (self.provenance.get(key) for key in ("model", "noise_schedule"))
+        keys = ("model", "fingerprint", "noise_schedule")
+        name, model, own = (self.provenance.get(key) for key in keys)
         if own not in (None, noise.fingerprint):
             raise InputError(
-                f"the schedule was found for model {name!r}, whose noise schedule is {own}; the "
-                f"model given has {noise.fingerprint}: its timesteps mean other noise"
+                f"the schedule was found for model {name or model!r}, whose noise schedule is "
+                f"{own}; the model given has {noise.fingerprint}: its timesteps mean other noise"
             )
 
     @classmethod

@@ -124,6 +124,12 @@ class Costs(JumpCosts):
         return float(self.statistics["prior"])
 
     @property
+    def about(self) -> dict[str, Any]:
+        """The model and its noise schedule, which schedules found with these costs name."""
+        model = self.provenance.get("model")
+        return {"fingerprint": model, "noise_schedule": self.noise.fingerprint}
+
+    @property
     def unit(self) -> Unit:
         """From the nats of a path to bits/dim, the prior term included."""
         return Unit("bits/dim", self.dims * np.log(2), self.prior)
@@ -164,7 +170,9 @@ class Costs(JumpCosts):
     def weighted(self) -> Lines:
         """The paper's reweighted objective ``L_w(t, s) = (t - s) m(t)`` (its section 4.2)."""
         t = np.arange(self.T + 1.0)
-        return Lines(t * self.mse, self.mse, np.zeros_like(t), -t, t * self.mse)
+        lines = Lines(t * self.mse, self.mse, np.zeros_like(t), -t, t * self.mse)
+        lines.about = self.about
+        return lines
 
     def table(self) -> np.ndarray:
         """The whole table, shape (T + 1, T + 1)."""

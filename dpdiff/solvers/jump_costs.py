@@ -11,9 +11,10 @@ forbidden jump), but neither NaN nor minus infinity. Among paths of equal cost t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from operator import index
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -55,10 +56,14 @@ class JumpCosts:
         What the nodes 0 … T stand for, rising from 0; ``0 … T`` themselves for a whole grid.
     unit : Unit
         How totals are shown.
+    about : mapping
+        What schedules say of themselves that are found with these costs: the fingerprints
+        of model and ``noise_schedule``, the ``sampler`` that they are for, or nothing.
     """
 
     timesteps: np.ndarray
     unit: Unit = PLAIN
+    about: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def T(self) -> int:
@@ -275,7 +280,8 @@ class Subset(JumpCosts):
     def __init__(self, costs: Any, timesteps: Iterable[int]) -> None:
         self._costs = as_costs(costs)
         self._places = self._costs.places(timesteps)
-        self.timesteps, self.unit = self._costs.timesteps[self._places], self._costs.unit
+        self.timesteps = self._costs.timesteps[self._places]
+        self.unit, self.about = self._costs.unit, self._costs.about
         if not _rises(self.timesteps):
             raise InputError(f"a subset of timesteps rises from 0, got {timesteps}")
 
@@ -337,7 +343,7 @@ class Constrained(JumpCosts):
     ) -> None:
         self._costs = as_costs(costs)
         self.timesteps, self.unit = self._costs.timesteps, self._costs.unit
-        steps = self.timesteps
+        self.about, steps = self._costs.about, self.timesteps
         max_jump = int(steps[-1]) if max_jump is None else max_jump
         check_counts(min_jump=min_jump, max_jump=max_jump)
         must, never, start = (self.places(nodes) for nodes in (require, forbid, prefix))

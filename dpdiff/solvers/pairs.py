@@ -11,7 +11,9 @@ in O(K N³) time and O(K N²) memory: the costs of one t are made when it is its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -27,12 +29,15 @@ class PairCosts:
         What the nodes 0 … N stand for, rising from 0.
     unit : Unit
         How totals are shown.
+    about : mapping
+        What schedules say of themselves: see :class:`dpdiff.solvers.JumpCosts`.
     first : ndarray of float64, shape (N + 1, N + 1)
         Costs of steps before which there is none, at [t, s]; read where t = N.
     """
 
     timesteps: np.ndarray
     unit: Unit = PLAIN
+    about: Mapping[str, Any] = MappingProxyType({})
     first: np.ndarray
 
     @property

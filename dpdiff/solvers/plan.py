@@ -147,8 +147,8 @@ class Plan:
                 raise InputError(f"the number of steps lies in 1…{self.max_steps}, got {steps}")
             if not self.totals[steps] < np.inf:
                 raise InputError(f"no schedule has {steps} steps: every such path is forbidden")
-        timesteps = self._costs.timesteps
-        return [Schedule(tuple(timesteps[path])) for path in self._solver.paths(checked)]
+        timesteps, about = self._costs.timesteps, dict(self._costs.about)
+        return [Schedule(tuple(timesteps[path]), about) for path in self._solver.paths(checked)]
 
     def fewest_steps(self, within: float = 0.1) -> int:
         """The smallest budget whose cost is close to the best of all budgets.
@@ -246,7 +246,7 @@ def best_paths(costs: Any, steps: int, count: int) -> list[tuple[float, Schedule
             path, place = [costs.T], rank
             for origin, way in reversed(origins):
                 path, place = [*path, origin[path[-1], place]], way[path[-1], place]
-            best.append((float(total), Schedule(tuple(costs.timesteps[path[::-1]]))))
+            best.append((float(total), Schedule(costs.timesteps[path[::-1]], dict(costs.about))))
     return best
 
 

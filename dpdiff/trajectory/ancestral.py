@@ -208,7 +208,15 @@ class VarianceLoss:
 
     def costs(self, weights: np.ndarray) -> Table:
         """The lost variance with a weight for every band, as costs for :func:`dpdiff.solve`."""
-        return Table(np.tensordot(weights * self.sizes, self.losses, 1), self.nodes)
+        costs = Table(np.tensordot(weights * self.sizes, self.losses, 1), self.nodes)
+        costs.about = self.about
+        return costs
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What schedules found with these costs say of themselves."""
+        noise = self.denoiser.noise.fingerprint
+        return {"noise_schedule": noise, "sampler": "ancestral", "variance": self.rule}
 
     def best(self, steps: int, candidates: int = 32) -> LeastLoss:
         """The schedule with the least distance that Frank and Wolfe's method comes across.
@@ -257,7 +265,7 @@ class VarianceLoss:
                 places = np.arange(low + 1, high)
                 own = self.losses[:, places, low] + self.losses[:, high, places]
                 path[i] = int(places[np.argmin(self._distance(others[:, None] + own))])
-        return Schedule(self.nodes[path])
+        return Schedule(self.nodes[path], self.about)
 
     def schedule(self, steps: int) -> Schedule:
         """The schedule of :meth:`best`."""

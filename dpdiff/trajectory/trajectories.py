@@ -130,10 +130,20 @@ class Trajectories:
             mean, gains = mean.sum(0, keepdims=True), np.ones((1, len(landing)))
         else:
             gains = self.bands.gains(noise, landing)
+        costs: Table | PairCosts
         if kind == "2m":
-            return SecondOrderCosts(mean, gains, noise, self.nodes)
-        table = jump_table(mean, gains, noise, self.nodes)
-        return Table(np.sqrt(table) if kind == "aligned" else table, self.nodes)
+            costs = SecondOrderCosts(mean, gains, noise, self.nodes)
+        else:
+            table = jump_table(mean, gains, noise, self.nodes)
+            costs = Table(np.sqrt(table) if kind == "aligned" else table, self.nodes)
+        costs.about = self._about("2m" if kind == "2m" else "ddim")
+        return costs
+
+    def _about(self, sampler: str) -> dict[str, Any]:
+        """What schedules for a sampler say of themselves."""
+        model, noise = self.provenance["model"], self.denoiser.noise.fingerprint
+        about = {"fingerprint": model, "noise_schedule": noise, "sampler": sampler}
+        return about | {"clip": bool(self.denoiser.clip)}
 
     def resampled(
         self, steps: int, resamples: int = 200, *, kind: str = "flow", seed: int = 0
@@ -303,8 +313,7 @@ class Trajectories:
             comparison = Comparison({**comparison.distances, "moved": values}, seed)
         name = comparison.best
         about = {
-            "noise_schedule": self.denoiser.noise.fingerprint,
-            "sampler": "ddim",
+            **self._about("ddim"),
             "chosen": name,
             "of": list(everything),
             "distance": comparison.mean(name) / self.spread,
