@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from dpdiff.errors import InputError
 from dpdiff.schedule import COMFYUI_HIGHEST
-from dpdiff.scheduler_table import taking
+from dpdiff.scheduler_table import SCHEDULERS, taking
 
 if TYPE_CHECKING:
     from dpdiff.denoiser import Denoiser
@@ -120,6 +120,9 @@ def _sigmas(schedule: Schedule, denoiser: Denoiser) -> str:
 
 
 def _flow(schedule: Schedule, denoiser: Denoiser) -> str:
+    only = SCHEDULERS["FlowMatchEulerDiscreteScheduler"].only
+    settings = ", ".join(f"{name}={value}" for name, value in only.items())
+    settings = fill(settings, 96).replace("\n", "\n    ")
     return f"""\
 # sigma = g, the flow time, exact: no shift comes after it. {schedule.steps} values for \
 {schedule.steps} steps.
@@ -128,7 +131,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 {_listing("sigmas", schedule.to_sigmas(denoiser.noise, zero="none"))}
 pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_config(
-    pipe.scheduler.config, shift=1.0, use_dynamic_shifting=False, shift_terminal=None
+    pipe.scheduler.config,
+    {settings},
 )
 run = dict(sigmas=sigmas, num_inference_steps={schedule.steps})  # pipe(prompt, **run).images"""
 

@@ -74,37 +74,58 @@ class Scheduler:
         The arguments with which its ``set_timesteps`` can be given a schedule, ``timesteps`` and
         ``sigmas``, and what the numbers mean where they are not a network's time inputs. Of a
         class that takes neither, :mod:`dpdiff.diffusers` has schedulers to put in its place.
+    only : mapping
+        The settings with which it steps through such a list as it is. With others it refuses the
+        list, or goes another way and says nothing.
     defaults : mapping
         Its own defaults, where they are not those of its process.
     """
 
     process: str = "betas"
     takes: Mapping[str, str] = field(default_factory=dict)
+    only: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 TIMESTEPS = {"timesteps": ""}
+NAMED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
+AS_GIVEN = dict.fromkeys(NAMED, False)
+INDICES_AS_GIVEN = AS_GIVEN | {"use_flow_sigmas": False}
+UNSHIFTED = AS_GIVEN | {"use_dynamic_shifting": False, "shift_terminal": None}
 SCHEDULERS = {
     "DDPMScheduler": Scheduler(takes=TIMESTEPS, defaults=CLIPPED),
     "DDPMParallelScheduler": Scheduler(takes=TIMESTEPS, defaults=CLIPPED),
-    "DPMSolverMultistepScheduler": Scheduler(takes=TIMESTEPS),
-    "DPMSolverSinglestepScheduler": Scheduler(takes=TIMESTEPS),
-    "HeunDiscreteScheduler": Scheduler(takes=TIMESTEPS, defaults=STABLE),
+    "DPMSolverMultistepScheduler": Scheduler(
+        takes=TIMESTEPS, only=INDICES_AS_GIVEN | {"use_lu_lambdas": False}
+    ),
+    "DPMSolverSinglestepScheduler": Scheduler(takes=TIMESTEPS, only=INDICES_AS_GIVEN),
+    "HeunDiscreteScheduler": Scheduler(takes=TIMESTEPS, only=AS_GIVEN, defaults=STABLE),
     "LCMScheduler": Scheduler(
         takes=TIMESTEPS, defaults=STABLE | {"beta_schedule": "scaled_linear"}
     ),
     "TCDScheduler": Scheduler(
         takes=TIMESTEPS, defaults=STABLE | {"beta_schedule": "scaled_linear"}
     ),
-    "EulerDiscreteScheduler": Scheduler(takes=TIMESTEPS | {"sigmas": "g/f, and 0 at the end"}),
+    "EulerDiscreteScheduler": Scheduler(
+        takes=TIMESTEPS | {"sigmas": "g/f, and 0 at the end"},
+        only=AS_GIVEN | {"interpolation_type": "linear", "timestep_type": "discrete"},
+    ),
     "FlowMatchEulerDiscreteScheduler": Scheduler(
-        "flow", TIMESTEPS | {"sigmas": "g before the scheduler's own shift, without a 0"}
+        "flow",
+        takes={
+            "timesteps": "flow time times T, and only where it shifts nothing",
+            "sigmas": "g before the scheduler's own shift, without a 0",
+        },
+        only=UNSHIFTED | {"shift": 1.0, "invert_sigmas": False},
     ),
     "UniPCMultistepScheduler": Scheduler(
-        takes={"sigmas": "g before its own shift, and only with use_flow_sigmas"}
+        takes={"sigmas": "g before its own shift, and only with use_flow_sigmas"},
+        only=UNSHIFTED | {"flow_shift": 1.0, "use_flow_sigmas": True},
     ),
     "EDMEulerScheduler": Scheduler(
-        "edm", {"sigmas": "places between sigma_max (0) and sigma_min (1), not sigmas"}
+        "edm",
+        takes={"sigmas": "places between sigma_max (0) and sigma_min (1), not sigmas"},
+        only={"sigma_schedule": "karras"},
     ),
     "DDIMScheduler": Scheduler(defaults=CLIPPED),
     "DDIMParallelScheduler": Scheduler(defaults=CLIPPED),

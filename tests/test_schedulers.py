@@ -1,6 +1,7 @@
 """Our schedulers and diffusers' own, class by class: what they mean and what they can be given."""
 
 import inspect
+from contextlib import suppress
 from pathlib import Path
 
 import diffusers
@@ -84,34 +85,122 @@ def test_a_scheduler_is_added_in_one_place(monkeypatch):
     assert "Newest" in snippet("diffusers", schedule, denoiser)
 
 
-@pytest.mark.parametrize("name", scheduler_table.taking("timesteps"))
-def test_timesteps_are_taken_as_they_are(name):
-    scheduler = getattr(diffusers, name + "Scheduler")()
-    noise = NoiseSchedule.from_diffusers(scheduler)
-    nodes = [*NODES, noise.T][::-1]
-    time_inputs = noise.time_inputs[np.array(nodes[:-1]) - 1]
-    scheduler.set_timesteps(timesteps=time_inputs.tolist())
-    timesteps = list(dict.fromkeys(scheduler.timesteps.double().tolist()))  # Heun's come twice
-    np.testing.assert_allclose(timesteps, time_inputs)
-    if hasattr(scheduler, "sigmas"):
-        sigmas = list(dict.fromkeys(scheduler.sigmas.tolist()))
-        np.testing.assert_allclose(sigmas, [*noise.sigmas[nodes[:-1]], 0], rtol=1e-4)
+SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+PUBLISHED = {  # settings of published models, and of their samplers
+    "defaults": {},
+    "Stable Diffusion": SD | {"timestep_spacing": "leading", "steps_offset": 1},
+    "trailing": SD | {"timestep_spacing": "trailing"},
+    "Karras": SD | {"use_karras_sigmas": True},
+    "exponential": SD | {"use_exponential_sigmas": True},
+    "beta": SD | {"use_beta_sigmas": True},
+    "Lu": SD | {"use_lu_lambdas": True},
+    "v, no signal at T": SD
+    | {"prediction_type": "v_prediction"}
+    | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"},
+    "to the lowest sigma": SD | {"final_sigmas_type": "sigma_min"},
+    "logarithmic": SD | {"interpolation_type": "log_linear"},
+    "cosine, clipped": {"beta_schedule": "squaredcos_cap_v2", "lambda_min_clipped": -5.1},
+    "SANA": {"use_flow_sigmas": True, "flow_shift": 3.0, "prediction_type": "flow_prediction"},
+    "Wan": {"use_flow_sigmas": True, "flow_shift": 1.0, "prediction_type": "flow_prediction"},
+    "SD3": {"shift": 3.0},
+    "Flux": {"use_dynamic_shifting": True, "shift": 3.0},
+    "LTX": {"shift_terminal": 0.1, "use_dynamic_shifting": True},
+    "flow, Karras": {"use_karras_sigmas": True, "shift": 1.0},
+    "flow, beta": {"use_beta_sigmas": True, "shift": 1.0},
+    "EDM": {"sigma_min": 0.01, "sigma_max": 20.0},
+    "EDM, exponential": {"sigma_schedule": "exponential", "sigma_max": 500.0, "sigma_min": 0.3},
+    "EDM, v": {"prediction_type": "v_prediction", "sigma_data": 1.0, "sigma_max": 80.0},
+}
 
 
-@pytest.mark.parametrize("name", scheduler_table.taking("sigmas"))
-def test_sigmas_are_taken_as_the_table_says(name):
-    settings = {"use_flow_sigmas": True} if name == "UniPCMultistep" else {}
-    scheduler = getattr(diffusers, name + "Scheduler")(**settings)
-    noise = NoiseSchedule.from_diffusers(scheduler)
-    sigmas = Schedule([*NODES, noise.T]).to_sigmas(noise)
-    if name == "EDMEuler":
-        scheduler.set_timesteps(sigmas=torch.tensor([0.0, 0.25, 1.0]))
-        low, high = 0.002 ** (1 / 7), 80 ** (1 / 7)
-        sigmas = [80.0, (high + 0.25 * (low - high)) ** 7, 0.002, 0.0]
+def published(name):
+    """Schedulers of a class at all settings that it has, with these."""
+    kind = getattr(diffusers, name)
+    known = inspect.signature(kind).parameters
+    for title, settings in PUBLISHED.items():
+        if settings.keys() <= known.keys():
+            with suppress(ValueError):  # settings that do not go together there
+                yield title, kind(**settings), settings
+
+
+def stepped(scheduler, argument, noise, nodes):
+    """Timesteps and sigmas after a list was given; None where the scheduler refuses it."""
+    mu = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}
+    mu = mu if "mu" in inspect.signature(scheduler.set_timesteps).parameters else {}
+    if argument == "timesteps":
+        values = noise.time_inputs[nodes - 1].tolist()
     else:
-        scheduler.set_timesteps(
-            sigmas=np.array(sigmas[:-1] if "Flow" in name or settings else sigmas)
-        )
+        ends = type(scheduler).__name__ == "EulerDiscreteScheduler"
+        sigmas = Schedule([0, *nodes[::-1]]).to_sigmas(noise)
+        values = np.array(sigmas if ends else sigmas[:-1])
+    try:
+        scheduler.set_timesteps(**{argument: values}, **mu)
+    except (ValueError, TypeError):
+        return None
+    told = list(dict.fromkeys(scheduler.timesteps.double().tolist()))  # Heun's come twice
+    sigmas = list(dict.fromkeys(getattr(scheduler, "sigmas", torch.zeros(0)).tolist()))
+    return np.array(told), np.array(sigmas)[: len(nodes)]
+
+
+TAKERS = [
+    (name, argument)
+    for argument in ("timesteps", "sigmas")
+    for name, row in scheduler_table.SCHEDULERS.items()
+    if argument in row.takes and name != "EDMEulerScheduler"
+]
+
+
+@pytest.mark.parametrize(("name", "argument"), TAKERS)
+def test_lists_are_stepped_through_as_the_table_says(name, argument):
+    """With the settings it asks for, as given; with others, which all exist, refused or not."""
+    only, counts = scheduler_table.SCHEDULERS[name].only, {"as given": 0, "otherwise": 0}
+    for title, scheduler, settings in published(name):
+        noise = NoiseSchedule.from_diffusers(scheduler)
+        nodes = np.array([*NODES, noise.T])[:0:-1]
+        as_given = all(scheduler.config.get(key, value) == value for key, value in only.items())
+        result = stepped(scheduler, argument, noise, nodes)
+        right = result is not None and len(result[0]) == len(nodes)
+        if right:
+            cut = 1.01 if name.startswith("UniPC") else 0.01  # flow times, cut off to integers
+            right = np.allclose(result[0], noise.time_inputs[nodes - 1], rtol=1e-4, atol=cut)
+            finite = noise.sigmas[nodes] < np.inf
+            if len(result[1]):
+                right &= np.allclose(result[1][finite], noise.sigmas[nodes][finite], rtol=1e-4)
+        if as_given:
+            assert right, (title, settings)
+        counts["as given" if as_given else "otherwise"] += 1
+    assert counts["as given"] > 0
+
+
+def test_what_the_table_asks_for_is_asked_for_a_reason():
+    """Every setting that it names changes a list, or has it refused."""
+    lists = {"timesteps": [900.0, 700.0, 100.0], "sigmas": np.array([0.9, 0.7, 0.1])}
+    for name, row in scheduler_table.SCHEDULERS.items():
+        kind, other = getattr(diffusers, name), {"shift": 3.0, "flow_shift": 3.0}
+        other |= {"shift_terminal": 0.3, "interpolation_type": "log_linear"}
+        other |= {"timestep_type": "continuous", "sigma_schedule": "exponential"}
+        for setting, value in row.only.items():
+            changed = other.get(setting, not value)
+            outcomes = []
+            for settings in (row.only, {**row.only, setting: changed}):
+                for argument in row.takes:
+                    extra = {"mu": 1.0} if settings.get("use_dynamic_shifting") else {}
+                    values = torch.tensor(lists[argument]) if "EDM" in name else lists[argument]
+                    try:
+                        v = {"prediction_type": "v_prediction"} if name[:5] == "Euler" else {}
+                        scheduler = kind(**settings, **v)
+                        scheduler.set_timesteps(**{argument: values}, **extra)
+                        outcomes.append([scheduler.timesteps.tolist(), scheduler.sigmas.tolist()])
+                    except (ValueError, TypeError) as error:
+                        outcomes.append(type(error))
+            assert outcomes[: len(row.takes)] != outcomes[len(row.takes) :], (name, setting)
+
+
+def test_edm_takes_places_between_its_sigmas():
+    scheduler = diffusers.EDMEulerScheduler()
+    scheduler.set_timesteps(sigmas=torch.tensor([0.0, 0.25, 1.0]))
+    low, high = 0.002 ** (1 / 7), 80 ** (1 / 7)
+    sigmas = [80.0, (high + 0.25 * (low - high)) ** 7, 0.002, 0.0]
     np.testing.assert_allclose(scheduler.sigmas, sigmas, rtol=1e-5)
 
 
