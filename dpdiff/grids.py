@@ -47,6 +47,20 @@ def without_signal(betas: np.ndarray) -> np.ndarray:
     return 1 - levels / np.concatenate([[1.0], levels[:-1]])
 
 
+def shifted_betas(betas: np.ndarray, scale: float) -> np.ndarray:
+    """Betas of a signal-to-noise ratio ``scale`` times smaller, as of CogVideoX (Yang et al. 2024).
+
+    Examples
+    --------
+    >>> betas = np.array([0.1, 0.2])
+    >>> bool(np.allclose(shifted_betas(betas, 1.0), betas))
+    True
+    """
+    signal = np.cumprod(1 - betas)
+    shifted = signal / (scale + (1 - scale) * signal)
+    return 1 - shifted / np.concatenate([[1.0], shifted[:-1]])
+
+
 def karras_sigmas(T: int, low: float, high: float, rho: float = 7.0) -> np.ndarray:
     """T noise levels from low to high, evenly spaced in ``σ^{1/ρ}`` (Karras et al. 2022, eq. 5).
 

@@ -290,7 +290,7 @@ class NoiseSchedule:
         return self._of(log_f2, self.log_g2[1:], *rest)
 
     @classmethod
-    def from_diffusers(cls, scheduler: Any) -> NoiseSchedule:
+    def from_diffusers(cls, scheduler: Any, *, T: int | None = None) -> NoiseSchedule:
         """Read the grid of a diffusers scheduler; its class decides what its numbers mean.
 
         Parameters
@@ -298,6 +298,9 @@ class NoiseSchedule:
         scheduler : mapping or object
             A scheduler, its ``config``, or the parsed ``scheduler_config.json``. What a mapping
             leaves out is its class's default; without ``_class_name``, DDPM's.
+        T : int, optional
+            Length of the grid, of a network that takes any time; by default
+            ``num_train_timesteps``, or 1000 where that is 1 and only says that times end at 1.
 
         Raises
         ------
@@ -312,11 +315,21 @@ class NoiseSchedule:
         """
         process, settings = scheduler_table.described(scheduler_table.config_of(scheduler))
         if process == "betas":
-            return cls.from_betas(scheduler_table.betas(settings))
+            noise = cls.from_betas(scheduler_table.betas(settings))
+            if T not in (None, noise.T):
+                raise InputError(
+                    f"this network knows {noise.T} timesteps, and no other number; got {T}"
+                )
+            return noise
+        if process == "levels":
+            sigmas = scheduler_table.levels(settings, T)
+            f = 1 / np.hypot(1, sigmas)
+            return cls(f, sigmas * f, time_inputs=np.log(sigmas) / 4, prior_scale=1.0)
+        length = scheduler_table.grid_length(settings, T)
         if process == "flow":
-            T = scheduler_table.grid_length(settings)
-            return cls.flow(T, scheduler_table.flow_shift(settings), time_scale=T)
-        sigmas = scheduler_table.sigmas(settings)
+            shift, scale = scheduler_table.flow_shift(settings), settings["num_train_timesteps"]
+            return cls.flow(length, shift, time_scale=scale)
+        sigmas = scheduler_table.sigmas(settings, length)
         inputs = np.log(sigmas) / 4 if process == "edm" else sigmas
         return cls.from_sigmas(sigmas, time_inputs=inputs)
 

@@ -24,6 +24,7 @@ VARIANCE_TYPES = {
 # What prediction_type means, by noise process.
 PREDICTION_TYPES = {
     "betas": {"epsilon": "eps", "sample": "x0", "v_prediction": "v"},
+    "levels": {"v_prediction": "v"},
     "edm": {"epsilon": "edm", "v_prediction": "edm_v"},
     "flow": {"flow_prediction": "flow"},
     "score": {"epsilon": "score"},
@@ -60,6 +61,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 CLIPPED = {"clip_sample": True}
 STABLE = {"beta_start": 0.00085, "beta_end": 0.012}
+VIDEO = STABLE | CLIPPED | {"beta_schedule": "scaled_linear", "snr_shift_scale": 3.0}
+OWN = ("snr_shift_scale", "timestep_type")  # settings that other classes leave out
+CONTINUOUS = ("continuous", "v_prediction")  # Stable Video Diffusion: it is told log σ / 4
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,7 @@ SCHEDULERS = {
     "EulerDiscreteScheduler": Scheduler(
         takes=TIMESTEPS | {"sigmas": "g/f, and 0 at the end"},
         only=AS_GIVEN | {"interpolation_type": "linear", "timestep_type": "discrete"},
+        defaults={"timestep_type": "discrete"},
     ),
     "FlowMatchEulerDiscreteScheduler": Scheduler(
         "flow",
@@ -130,6 +135,8 @@ SCHEDULERS = {
     "DDIMScheduler": Scheduler(defaults=CLIPPED),
     "DDIMParallelScheduler": Scheduler(defaults=CLIPPED),
     "DDIMInverseScheduler": Scheduler(defaults=CLIPPED),
+    "CogVideoXDDIMScheduler": Scheduler(defaults=VIDEO),
+    "CogVideoXDPMScheduler": Scheduler(defaults=VIDEO),
     "PNDMScheduler": Scheduler(),
     "DEISMultistepScheduler": Scheduler(),
     "EulerAncestralDiscreteScheduler": Scheduler(),
@@ -154,6 +161,13 @@ def their_word(types: Mapping[str, str], ours: str) -> str:
     ('v_prediction', 'optimal')
     """
     return next((theirs for theirs, word in types.items() if word == ours), ours)
+
+
+def our_word(name: str, value: Any, types: Mapping[str, str]) -> str:
+    """Our word for one of diffusers', which is the value of that setting."""
+    if not isinstance(value, str) or value not in types:
+        raise InputError(f"{name} {value!r} is not one of {', '.join(types)}")
+    return types[value]
 
 
 def taking(argument: str | None, process: str | None = None) -> dict[str, str]:
@@ -202,16 +216,29 @@ def described(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         )
     row = SCHEDULERS[name]
     settings = {**DEFAULTS[row.process], **row.defaults, **config}
-    flow = row.process == "betas" and settings.get("use_flow_sigmas")
-    return "flow" if flow else row.process, settings
+    settings = {k: v for k, v in settings.items() if k not in OWN or k in row.defaults}
+    process = row.process
+    if process in ("flow", "score"):
+        settings |= {"prediction_type": DEFAULTS[process]["prediction_type"]}  # of no other kind
+    elif settings.get("use_flow_sigmas"):
+        process = "flow"
+    elif (settings.get("timestep_type"), settings["prediction_type"]) == CONTINUOUS:
+        process = "levels"
+    our_word("prediction_type", settings["prediction_type"], PREDICTION_TYPES[process])
+    return process, settings
 
 
-def grid_length(settings: Mapping[str, Any]) -> int:
-    """T of a scheduler."""
-    T = settings["num_train_timesteps"]
-    if type(T) is not int or not 1 <= T <= LONGEST_GRID:
-        raise InputError(f"num_train_timesteps is an integer in 1…{LONGEST_GRID:,}, got {T!r}")
-    return T
+def grid_length(settings: Mapping[str, Any], T: int | None = None) -> int:
+    """A wanted number of timesteps, or the scheduler's own, which of a process of one is 1000.
+
+    Such flow models are told the flow time itself, any in 0 … 1.
+    """
+    own = settings["num_train_timesteps"]
+    if type(own) is not int or not 1 <= own <= LONGEST_GRID:
+        raise InputError(f"num_train_timesteps is an integer in 1…{LONGEST_GRID:,}, got {own!r}")
+    if T is not None and (type(T) is not int or not 1 <= T <= LONGEST_GRID):
+        raise InputError(f"T is an integer in 1…{LONGEST_GRID:,}, got {T!r}")
+    return T or (1000 if own == 1 else own)
 
 
 def positive(settings: Mapping[str, Any], name: str) -> float:
@@ -240,6 +267,8 @@ def betas(settings: Mapping[str, Any]) -> np.ndarray:
         numbers = grids.checked_numbers(settings["trained_betas"], "betas")
     else:
         numbers = _named_betas(settings)
+    if "snr_shift_scale" in settings:
+        numbers = grids.shifted_betas(numbers, positive(settings, "snr_shift_scale"))
     return grids.without_signal(numbers) if settings.get("rescale_betas_zero_snr") else numbers
 
 
@@ -262,15 +291,26 @@ def _named_betas(settings: Mapping[str, Any]) -> np.ndarray:
     )
 
 
-def sigmas(settings: Mapping[str, Any]) -> np.ndarray:
+def sigmas(settings: Mapping[str, Any], T: int) -> np.ndarray:
     """The rising noise levels of an EDM or variance-exploding scheduler."""
-    T, kind = grid_length(settings), settings["sigma_schedule"]
+    kind = settings["sigma_schedule"]
     low, high = positive(settings, "sigma_min"), positive(settings, "sigma_max")
     if kind == "exponential":
         return np.geomspace(low, high, T)
     if kind == "karras":
         return grids.karras_sigmas(T, low, high, positive(settings, "rho"))
     raise InputError(f"sigma_schedule is karras or exponential, got {kind}")
+
+
+def levels(settings: Mapping[str, Any], T: int | None) -> np.ndarray:
+    """The rising noise levels g/f of a scheduler of betas, or the wider ones of its samplers."""
+    signal = np.cumprod(1 - betas(settings))
+    own = np.sqrt(1 / np.maximum(signal, 2.0**-24) - 1)
+    low, high = settings.get("sigma_min"), settings.get("sigma_max")
+    if T is None and not (any(settings.get(name) for name in NAMED) and (low or high)):
+        return own
+    ends = {"sigma_min": low or own[0].item(), "sigma_max": high or own[-1].item()}
+    return sigmas(ends | {"sigma_schedule": "karras", "rho": 7.0}, T or len(own))
 
 
 def flow_shift(settings: Mapping[str, Any]) -> float:

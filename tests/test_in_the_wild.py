@@ -121,6 +121,105 @@ def test_an_index_may_name_a_class_of_its_own_code(tmp_path):
     assert dpdiff.load(folder).shape == (3, 8, 8)
 
 
+# --- what settings mean ---
+
+
+def test_a_flow_whose_times_end_at_one_has_a_grid_of_its_own(tmp_path):
+    """ACE-Step: num_train_timesteps=1 tells the scale of times and no number of them."""
+    theirs = diffusers.FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=3.0)
+    noise = NoiseSchedule.from_diffusers(theirs)
+    assert noise.T == 1000
+    np.testing.assert_allclose(noise.time_inputs, noise.g[1:])
+    np.testing.assert_allclose(noise.g, NoiseSchedule.flow(1000, 3.0).g)
+    finer = NoiseSchedule.from_diffusers(theirs, T=4000)
+    assert (finer.T, finer.time_inputs[-1]) == (4000, 1)
+    theirs.set_timesteps(sigmas=np.linspace(1, 1 / 6, 6))  # as its pipeline does
+    schedule = Schedule.from_diffusers(theirs)
+    assert schedule.steps == 6
+    ours = UnevenDDIMScheduler.from_config(theirs, schedule=schedule)
+    ours.save_pretrained(tmp_path)
+    for one in (ours, UnevenDDIMScheduler.from_pretrained(tmp_path)):
+        np.testing.assert_allclose(one.timesteps, theirs.timesteps, atol=1e-3)
+        assert one.config.num_train_timesteps == 1
+    sd3 = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    assert NoiseSchedule.from_diffusers(sd3, T=50).time_inputs[-1] == 1000
+    with pytest.raises(InputError, match="knows 1000 timesteps, and no other number; got 50"):
+        NoiseSchedule.from_diffusers(diffusers.DDPMScheduler(), T=50)
+    with pytest.raises(InputError, match="T is an integer"):
+        NoiseSchedule.from_diffusers(sd3, T=0)
+
+
+SVD = {
+    **STABLE,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+    "timestep_type": "continuous",
+    "use_karras_sigmas": True,
+    "sigma_min": 0.002,
+    "sigma_max": 700.0,
+}
+
+
+def test_a_continuous_euler_tells_log_sigma():
+    """Stable Video Diffusion; x_t here is theirs over √(σ² + 1), which its network is given."""
+    theirs = diffusers.EulerDiscreteScheduler(**SVD)
+    noise = NoiseSchedule.from_diffusers(theirs)
+    assert noise.sigmas[[1, -1]] == pytest.approx([0.002, 700.0])
+    assert noise.preserves_variance
+    theirs.set_timesteps(8)
+    np.testing.assert_allclose(theirs.timesteps, theirs.sigmas[:-1].log() / 4)
+    schedule = Schedule.from_diffusers(theirs)
+    nodes = np.array(schedule.timesteps[:0:-1])
+    np.testing.assert_allclose(noise.time_inputs[nodes - 1], theirs.timesteps, atol=0.01)
+    ours = UnevenDDIMScheduler.from_config(theirs, schedule=schedule)
+    network, x, sigmas = torch.nn.Linear(2, 2), drawn(3, 2), noise.sigmas[[*nodes, 0]]
+    theirs.sigmas = torch.tensor(sigmas, dtype=torch.float32)
+    theirs.timesteps = ours.timesteps
+    y = x * (sigmas[0] ** 2 + 1) ** 0.5
+    with torch.no_grad():
+        for t in ours.timesteps:
+            told = torch.cos(t)
+            output = told * network(theirs.scale_model_input(y, t))
+            y = theirs.step(output, t, y).prev_sample
+            x = ours.step(told * network(ours.scale_model_input(x, t)), t, x).prev_sample
+    torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-3 * float(y.std()))
+    plain = {key: value for key, value in SVD.items() if "sigma" not in key}
+    noise = NoiseSchedule.from_diffusers(diffusers.EulerDiscreteScheduler(**plain))
+    betas = NoiseSchedule.from_diffusers({**plain, "_class_name": "DDIMScheduler"})
+    np.testing.assert_allclose(noise.sigmas, betas.sigmas)
+    np.testing.assert_allclose(noise.time_inputs, np.log(betas.sigmas[1:]) / 4)
+
+
+@pytest.mark.parametrize("kind", ["CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"])
+@pytest.mark.parametrize("zero", [False, True])
+def test_a_shifted_signal_to_noise_ratio(kind, zero):
+    theirs = getattr(diffusers, kind)(rescale_betas_zero_snr=zero, snr_shift_scale=1.5)
+    noise = NoiseSchedule.from_diffusers(theirs)
+    np.testing.assert_allclose(noise.f[1:] ** 2, theirs.alphas_cumprod, rtol=1e-4, atol=1e-9)
+    bare = NoiseSchedule.from_diffusers({"_class_name": kind})
+    own = getattr(diffusers, kind)().alphas_cumprod
+    np.testing.assert_allclose(bare.f[1:] ** 2, own, rtol=1e-4)
+
+
+def test_a_setting_that_a_class_leaves_out_is_left_out():
+    """diffusers hands settings on to classes that do not know them."""
+    cosine = {"beta_schedule": "squaredcos_cap_v2"}
+    swapped = diffusers.DDIMScheduler.from_config(
+        dict(diffusers.CogVideoXDDIMScheduler(**cosine).config)
+    )
+    plain = NoiseSchedule.from_diffusers(diffusers.DDIMScheduler(**cosine))
+    assert NoiseSchedule.from_diffusers(swapped).fingerprint == plain.fingerprint
+    flow = {"_class_name": "FlowMatchEulerDiscreteScheduler", "prediction_type": "epsilon"}
+    assert NoiseSchedule.from_diffusers(flow).is_flow
+
+
+def test_what_load_refuses_is_refused_by_the_noise_schedule_too():
+    wan = {"_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_prediction"}
+    for config in (wan, {"prediction_type": "trigflow"}, {"prediction_type": None}):
+        with pytest.raises(InputError, match=r"prediction_type .* is not one of epsilon, sample"):
+            NoiseSchedule.from_diffusers(config)
+
+
 # --- conditional networks, however they take their time ---
 
 

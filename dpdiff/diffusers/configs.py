@@ -14,12 +14,12 @@ from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
 from dpdiff.parameterization import check_parameterization, parameterization_named
 from dpdiff.schedule import Schedule
-from dpdiff.scheduler_table import PREDICTION_TYPES, VARIANCE_TYPES, their_word
+from dpdiff.scheduler_table import PREDICTION_TYPES, VARIANCE_TYPES, our_word, their_word
 
 RULES_BY_WORD = VARIANCE_TYPES | {"optimal": "optimal"}
 OWN_SOURCE = "dpdiff"  # the source of settings that no config of diffusers describes
 # Settings that change what a network's output means, and the value that does not.
-NEUTRAL = {"thresholding": False, "predict_epsilon": True, "timestep_type": "discrete"}
+NEUTRAL = {"thresholding": False, "predict_epsilon": True}
 ODD = (
     "its scheduler asks for {}, which a denoiser here does not have; if the model was trained "
     "without, set its value to the default in the config"
@@ -55,7 +55,7 @@ def read_scheduler(config: Mapping[str, Any], source: Any) -> SchedulerSettings:
         raise InputError(f"{source}: its scheduler's config does not name a class")
     try:
         process, settings = scheduler_table.described(config)
-        predicts = _ours("prediction_type", settings["prediction_type"], PREDICTION_TYPES[process])
+        predicts = PREDICTION_TYPES[process][settings["prediction_type"]]
         odd = [name for name, value in NEUTRAL.items() if settings.get(name, value) != value]
         if odd:
             raise InputError(ODD.format(", ".join(odd)))
@@ -64,17 +64,10 @@ def read_scheduler(config: Mapping[str, Any], source: Any) -> SchedulerSettings:
             sigma_data = scheduler_table.positive({"sigma_data": 0.5} | settings, "sigma_data")
             return SchedulerSettings(noise, predicts, "small", False, sigma_data)
         rule = settings.get("variance_type") or "fixed_small"
-        variance = _ours("variance_type", rule, VARIANCE_TYPES)
+        variance = our_word("variance_type", rule, VARIANCE_TYPES)
         return SchedulerSettings(noise, predicts, variance, _clips(settings))
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
-
-
-def _ours(name: str, value: Any, known: Mapping[str, str]) -> str:
-    """Our word for one of diffusers'."""
-    if not isinstance(value, str) or value not in known:
-        raise InputError(f"{name} {value!r} is not one of {', '.join(known)}")
-    return known[value]
 
 
 def _clips(settings: Mapping[str, Any]) -> bool:

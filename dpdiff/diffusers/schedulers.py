@@ -98,7 +98,9 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
         self._error = configs.spread_error(self.reading, schedule, error)
         own = {"schedule": list(schedule.timesteps), "variance_type": variance_type, "error": error}
         own["sampler"] = self.sampler.name
-        self.register_to_config(**{**about, "num_train_timesteps": self.noise.T, **own})
+        if self.noise.betas is not None or "num_train_timesteps" not in about:
+            own["num_train_timesteps"] = self.noise.T  # else, what its times are counted in
+        self.register_to_config(**{**about, **own})
         self.init_noise_sigma = self.noise.prior_scale
         self.set_timesteps(schedule.steps)
 
