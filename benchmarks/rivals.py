@@ -10,9 +10,9 @@ import torch
 
 from dpdiff import strides
 from dpdiff.denoiser import Denoiser, Prediction
-from dpdiff.sampling import DDIM, Call
+from dpdiff.sampling import DDIM, Call, start
 from dpdiff.schedule import Schedule
-from dpdiff.trajectory.run import predictions, start, states
+from dpdiff.trajectory.run import predictions, states
 
 GITS_NODES = 60  # besides 0
 GITS_FACTOR = 1.15

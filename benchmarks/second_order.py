@@ -56,9 +56,10 @@ from dpdiff import strides
 from dpdiff.models import BUNDLED
 from dpdiff.noise import NoiseSchedule
 from dpdiff.runtime.files import replacing
+from dpdiff.sampling import start
 from dpdiff.strides import node_grid
 from dpdiff.trajectory import Comparison, Trajectories
-from dpdiff.trajectory.run import predictions, start, states
+from dpdiff.trajectory.run import predictions, states
 
 RESULTS = Path(__file__).parent / "results"
 BUDGETS = (4, 5, 6, 8, 10, 12, 16)

@@ -225,6 +225,34 @@ def straight_scale(noise: NoiseSchedule) -> np.ndarray:
     return noise.f + noise.g if noise.is_flow or noise.f[-1] == 0 else noise.f
 
 
+class Fitted(Sampler):
+    """The schedule's own coefficients: ``x_s = a x_t + Σ_j c_j x̂_0(the j-th node above s)``.
+
+    Parameters
+    ----------
+    schedule : Schedule
+        With coefficients, as :func:`dpdiff.fit` finds them.
+    """
+
+    name = "fitted"
+
+    def __init__(self, schedule: Schedule) -> None:
+        if schedule.coefficients is None:
+            raise InputError("this schedule has no coefficients: dpdiff.fit(denoiser, steps) does")
+        self._rows = dict(zip(schedule.timesteps[:0:-1], schedule.coefficients, strict=True))
+        self.memory = max(map(len, schedule.coefficients)) - 1
+
+    def step(self, denoiser, calls, s, noise):
+        t, x, _ = calls[-1]
+        a, *numbers = self._rows[t]
+        if len(calls) < min(len(numbers), self.memory):
+            raise InputError("a fitted solver begins at T: its steps look back on those before")
+        x = a * x
+        for number, call in zip(numbers, reversed(calls), strict=False):
+            x = x + number * call.prediction.x0
+        return x.clamp(-1, 1) if s == 0 and denoiser.clip else x
+
+
 SAMPLERS: dict[str, Sampler] = {
     one.name: one for one in (Ancestral(), DDIM(), DPMSolver2M(), AdamsBashforth(), UniPC())
 }
@@ -240,7 +268,10 @@ def sampler_for(schedule: Schedule, sampler: str | Sampler | None = None) -> Sam
     (2, 1)
     """
     if sampler is None:
-        sampler = schedule.provenance.get("sampler", "ancestral")
+        fitted = schedule.coefficients is not None
+        sampler = "fitted" if fitted else schedule.provenance.get("sampler", "ancestral")
+    if sampler == "fitted":
+        return Fitted(schedule)
     if isinstance(sampler, Sampler):
         return sampler
     if not isinstance(sampler, str) or sampler not in SAMPLERS:
@@ -248,6 +279,13 @@ def sampler_for(schedule: Schedule, sampler: str | Sampler | None = None) -> Sam
             f"sampler is one of {', '.join(SAMPLERS)} or a dpdiff.sampling.Sampler; got {sampler!r}"
         )
     return SAMPLERS[sampler]
+
+
+def start(denoiser: Denoiser, seed: int, rows: np.ndarray) -> Tensor:
+    """The noise x_T from which :func:`sample` with this seed draws samples ``rows``; float64."""
+    noise = random_streams.gaussian(seed, denoiser.noise.T, rows, denoiser.shape)
+    x_T = denoiser.noise.prior_scale * torch.from_numpy(noise)
+    return x_T.double().to(denoiser.device)
 
 
 @torch.inference_mode()
@@ -357,7 +395,7 @@ def sample(
     >>> sample(silent, Schedule([0, 4, 8]), n=3, progress=False).shape
     torch.Size([3, 2])
     """
-    schedule.check_noise(denoiser.noise, below=True)
+    schedule.check_denoiser(denoiser, below=True)
     random_streams.check_seed(seed)
     check_counts(n=n, batch_size=batch_size)
     sampler = sampler_for(schedule, sampler)
@@ -400,6 +438,8 @@ def _partial(schedule: Schedule, begin: Any, x_T: Any, x_0: Any) -> Schedule:
     nodes = [t for t in schedule.timesteps if begin is None or t <= begin]
     if len(nodes) < 2:
         raise InputError(f"the schedule's first step is at {schedule.timesteps[1]} > {begin}")
+    if begin is None:
+        return schedule
     return Schedule(tuple(nodes), schedule.provenance)
 
 

@@ -32,7 +32,7 @@ class Schedule:
     """A path ``0 = τ_0 < τ_1 < … < τ_K = T`` over the training grid.
 
     A schedule with ``K`` steps makes ``K`` network calls, one at each of ``τ_1 … τ_K``.
-    It always holds both ends.
+    It always holds both ends. With coefficients it is a whole solver, fitted to one model.
 
     Parameters
     ----------
@@ -41,11 +41,15 @@ class Schedule:
     provenance : dict, optional
         Where the schedule comes from (model, costs, seed …); saved beside it. It takes no part
         in comparisons.
+    coefficients : sequence of sequences of float, optional
+        A row ``[a, c_0, c_1, …]`` for every step, from T down. The step from t to s goes to
+        ``a x_t + c_0 x̂_0(t) + c_1 x̂_0(the node before t) + …``; row i has 2 to i + 2 numbers.
 
     Raises
     ------
     InputError
-        If the nodes are not integers, do not begin at 0, do not increase, or are fewer than two.
+        If the nodes are not integers, do not begin at 0, do not increase, or are fewer than two;
+        if there are not so many rows or numbers, or one is not finite.
 
     Examples
     --------
@@ -58,6 +62,7 @@ class Schedule:
 
     timesteps: tuple[int, ...]
     provenance: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    coefficients: tuple[tuple[float, ...], ...] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         try:
@@ -74,6 +79,18 @@ class Schedule:
                     f"a schedule's timesteps increase strictly, got {before} followed by {after}"
                 )
         object.__setattr__(self, "timesteps", nodes)
+        if self.coefficients is not None:
+            rows = tuple(tuple(float(number) for number in row) for row in self.coefficients)
+            if len(rows) != self.steps:
+                raise InputError(
+                    f"{self.steps} steps have as many rows of numbers, got {len(rows)}"
+                )
+            for i, row in enumerate(rows):
+                if not (2 <= len(row) <= i + 2 and all(map(math.isfinite, row))):
+                    raise InputError(
+                        f"row {i} of a solver holds 2 to {i + 2} finite numbers, got {[*row]}"
+                    )
+            object.__setattr__(self, "coefficients", rows)
 
     @property
     def T(self) -> int:
@@ -108,6 +125,23 @@ class Schedule:
             raise InputError(
                 f"the schedule was found for model {name or model!r}, whose noise schedule is "
                 f"{own}; the model given has {noise.fingerprint}: its timesteps mean other noise"
+            )
+
+    def check_denoiser(self, denoiser: Any, *, below: bool = False) -> None:
+        """As :meth:`check_noise`; of a solver, also refuse another model, or one that clips."""
+        self.check_noise(denoiser.noise, below=below)
+        if self.coefficients is None:
+            return
+        own, clip = self.provenance.get("fingerprint"), self.provenance.get("clip")
+        if own not in (None, denoiser.fingerprint):
+            raise InputError(
+                f"the solver was fitted to model {own}, the model given is {denoiser.fingerprint}: "
+                "fit one to it. Schedule(solver.timesteps, {}, solver.coefficients) goes anywhere"
+            )
+        if clip not in (None, bool(denoiser.clip)):
+            raise InputError(
+                f"the solver was fitted with clip = {clip}, the model given has {denoiser.clip}: "
+                f"dataclasses.replace(denoiser, clip={clip}), or fit one to it"
             )
 
     @classmethod
@@ -367,6 +401,8 @@ class Schedule:
         """The schedule with its provenance and a digest of both, as schedule files hold it."""
         about = {"format": FORMAT, "version": VERSION}
         fields = {"timesteps": list(self.timesteps), "provenance": self.provenance}
+        if self.coefficients is not None:
+            fields["coefficients"] = [list(row) for row in self.coefficients]
         return formats.signed_json(about | fields)
 
     def save(self, path: str | Path) -> None:
@@ -395,7 +431,10 @@ class Schedule:
             raise InputError(f"{path} holds no list of integers as timesteps")
         if not isinstance(provenance, dict):
             raise InputError(f"{path} does not say where its schedule is from")
-        return cls(tuple(timesteps), provenance)
+        try:
+            return cls(tuple(timesteps), provenance, document.get("coefficients"))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{path} holds no rows of numbers as coefficients") from error
 
 
 def _numbers(values: Any, name: str, endless: bool = False) -> np.ndarray:

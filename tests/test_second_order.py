@@ -14,11 +14,12 @@ import dpdiff
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
+from dpdiff.sampling import start
 from dpdiff.solvers import PairCosts, solve
 from dpdiff.strides import node_grid
 from dpdiff.trajectory import SecondOrderCosts
 from dpdiff.trajectory.flow_costs import Bands, jump_table
-from dpdiff.trajectory.run import predictions, start, states
+from dpdiff.trajectory.run import predictions, states
 
 N = 12
 

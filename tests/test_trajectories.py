@@ -18,7 +18,7 @@ from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
 from dpdiff.runtime import Workers
-from dpdiff.sampling import sample
+from dpdiff.sampling import sample, start
 from dpdiff.schedule import Schedule
 from dpdiff.solvers import Constrained, best_paths, solve
 from dpdiff.strides import chosen_nodes, node_grid
@@ -26,7 +26,7 @@ from dpdiff.trajectory import Comparison
 from dpdiff.trajectory import run as teacher_run
 from dpdiff.trajectory.comparison import nearer
 from dpdiff.trajectory.flow_costs import Bands, bands_of, gram, jump_table
-from dpdiff.trajectory.run import predictions, start, states
+from dpdiff.trajectory.run import predictions, states
 
 N = 14
 

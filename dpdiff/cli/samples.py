@@ -72,8 +72,9 @@ def optimize_for_samples(options: argparse.Namespace) -> None:
 
 def _announcement(denoiser: Denoiser, nodes: np.ndarray, budgets: list[int]) -> str:
     from dpdiff.cli.estimate import seconds_of, spoken
+    from dpdiff.sampling import start
     from dpdiff.trajectory.comparison import first_noises
-    from dpdiff.trajectory.run import predictions, start
+    from dpdiff.trajectory.run import predictions
 
     many, size = len(nodes) - 1, BATCH
     x = start(denoiser, 0, range(size))

@@ -17,10 +17,9 @@ from torch import Tensor
 from dpdiff.denoiser import Denoiser, Prediction
 from dpdiff.errors import InputError, check_counts
 from dpdiff.runtime.batches import cut
-from dpdiff.sampling import Call, Sampler, sampler_for, straight_scale, walk
+from dpdiff.sampling import Call, Sampler, sampler_for, start, straight_scale, walk
 from dpdiff.schedule import Schedule
 from dpdiff.strides import chosen_nodes
-from dpdiff.trajectory.run import start
 
 BISECTIONS = 60  # of OLSS' error limit, from the largest one that can occur
 

@@ -16,22 +16,14 @@ from tqdm import tqdm
 
 from dpdiff.denoiser import Denoiser, Prediction
 from dpdiff.errors import InputError
-from dpdiff.runtime import random_streams
 from dpdiff.runtime.batches import Halving, cut
 from dpdiff.runtime.checkpoints import Checkpoints, locked
 from dpdiff.runtime.workers import ALONE, Workers
-from dpdiff.sampling import DDIM, Call
+from dpdiff.sampling import DDIM, Call, start
 from dpdiff.strides import chosen_nodes
 from dpdiff.trajectory.flow_costs import Bands, bands_of, gram
 from dpdiff.trajectory.trajectories import Trajectories
 from dpdiff.version import __version__
-
-
-def start(denoiser: Denoiser, seed: int, rows: np.ndarray) -> Tensor:
-    """The noise x_T from which ``dpdiff.sample`` with this seed draws samples ``rows``; float64."""
-    noise = random_streams.gaussian(seed, denoiser.noise.T, rows, denoiser.shape)
-    x_T = denoiser.noise.prior_scale * torch.from_numpy(noise)
-    return x_T.double().to(denoiser.device)
 
 
 @torch.inference_mode()
