@@ -25,6 +25,8 @@ _HOMES = {
     "Schedule": "dpdiff.schedule",
     "decode": "dpdiff.diffusers.latents",
     "evaluate": "dpdiff.evaluation",
+    "fit": "dpdiff.trajectory.fine_runs",
+    "fit": "dpdiff.trajectory.fine_runs",
     "images": "dpdiff.data",
     "latents": "dpdiff.diffusers.latents",
     "load": "dpdiff.models",
