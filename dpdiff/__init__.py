@@ -26,7 +26,6 @@ _HOMES = {
     "decode": "dpdiff.diffusers.latents",
     "evaluate": "dpdiff.evaluation",
     "fit": "dpdiff.trajectory.fine_runs",
-    "fit": "dpdiff.trajectory.fine_runs",
     "images": "dpdiff.data",
     "latents": "dpdiff.diffusers.latents",
     "load": "dpdiff.models",

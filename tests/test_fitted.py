@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import ToyNetwork
-from diffusers import DPMSolverMultistepScheduler
+from diffusers import DDPMPipeline, DPMSolverMultistepScheduler
 from test_processes import family
 
+import dpdiff
 from dpdiff import sampling
 from dpdiff.denoiser import Denoiser
+from dpdiff.diffusers import ScheduleScheduler
 from dpdiff.errors import InputError
+from dpdiff.models import HOME
 from dpdiff.noise import NoiseSchedule
 from dpdiff.sampling import sample, start
 from dpdiff.schedule import Schedule
@@ -501,3 +504,49 @@ def test_costs_never_fall_below_zero(runs):
     assert isinstance(runs.costs, FittedCosts)
     for t in range(1, N):
         assert (runs.costs.from_node(t) >= 0).all()
+
+
+# ---------------------------------------------------------------- in pipelines
+
+
+@pytest.fixture(scope="module")
+def digits():
+    denoiser = dpdiff.load("digits")
+    return denoiser, fine_runs(denoiser, n=6, nodes=24, seed=0).fit_best(4)
+
+
+def test_a_stock_pipeline_draws_what_sample_draws(digits, monkeypatch, tmp_path):
+    denoiser, solver = digits
+    pipe = DDPMPipeline.from_pretrained(HOME / "digits")
+    pipe.set_progress_bar_config(disable=True)
+    x = start(denoiser, 5, np.arange(3)).float()
+    monkeypatch.setattr("diffusers.pipelines.ddpm.pipeline_ddpm.randn_tensor", lambda *_, **__: x)
+    solver.save(tmp_path / "solver.json")
+    expected = sample(denoiser, solver, 3, seed=5, progress=False) / 2 + 0.5
+    for schedule in (solver, Schedule.load(tmp_path / "solver.json")):
+        pipe.scheduler = ScheduleScheduler.from_config(pipe.scheduler, schedule=schedule)
+        drawn = pipe(batch_size=3, num_inference_steps=4, output_type="pt").images
+        torch.testing.assert_close(torch.as_tensor(drawn), expected, rtol=1e-4, atol=1e-4)
+    again = ScheduleScheduler.from_config(dict(pipe.scheduler.config))  # as saved pipelines do
+    assert again.schedule == solver
+    assert again.sampler.name == "fitted"
+
+
+def test_a_solver_is_refused_where_it_does_not_fit(digits):
+    denoiser, solver = digits
+    with pytest.raises(InputError, match="fitted to model"):
+        sample(replace(denoiser, levels=256), solver, 1)
+    with pytest.raises(InputError, match="fitted with clip = True"):
+        sample(replace(denoiser, clip=False), solver, 1)
+    with pytest.raises(InputError, match="clip_sample is False"):
+        ScheduleScheduler.from_denoiser(replace(denoiser, clip=False), solver)
+    x = torch.zeros(1, *denoiser.shape)
+    with pytest.raises(InputError, match="begins at T"):
+        sample(denoiser, solver, 1, x_0=x, begin=solver.timesteps[2], progress=False)
+    with pytest.raises(InputError, match="no coefficients"):
+        sample(denoiser, Schedule.even(4000, 4), 1, sampler="fitted")
+    free = Schedule(solver.timesteps, {}, solver.coefficients)  # what the refusal advises
+    assert sample(dpdiff.load("fashion-short"), free, 1, progress=False).isfinite().all()
+    on_its_nodes = sample(denoiser, solver, 2, sampler="2m", progress=False)
+    stock = sample(denoiser, Schedule(solver.timesteps), 2, sampler="2m", progress=False)
+    assert torch.equal(on_its_nodes, stock)

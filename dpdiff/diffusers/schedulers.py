@@ -60,7 +60,10 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
     error : sequence of float, optional
         m(t)/D at ``τ_1 … τ_K``, which ``optimal`` needs.
     sampler : str or dpdiff.sampling.Sampler, optional
-        What takes the steps; by default the class's own, else what the schedule was made for.
+        What takes the steps; by default the class's own, else what the schedule was made for: the
+        coefficients of a solver that :func:`dpdiff.fit` found.
+    coefficients : sequence of sequences of float, optional
+        Of a solver, where ``schedule`` is a list, as configs hold it.
 
     Attributes
     ----------
@@ -85,19 +88,21 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
         variance_type: str | None = None,
         error: Sequence[float] | None = None,
         sampler: str | Sampler | None = None,
+        coefficients: Sequence[Sequence[float]] | None = None,
     ) -> None:
         if schedule is None:
             raise InputError("which schedule? from_config(pipe.scheduler, schedule=…)")
         if not isinstance(schedule, Schedule):
-            schedule = Schedule(tuple(schedule))
+            schedule = Schedule(tuple(schedule), {}, coefficients)
         self.schedule, self.reading = schedule, configs.scheduler_settings(about, variance_type)
         self.noise = self.reading.noise
         schedule.check_noise(self.noise)
+        self._check_clipping(schedule)
         self.sampler = sampler_for(schedule, sampler or self.default_sampler)
         self._calls: deque[Call] = deque(maxlen=self.sampler.memory)
         self._error = configs.spread_error(self.reading, schedule, error)
         own = {"schedule": list(schedule.timesteps), "variance_type": variance_type, "error": error}
-        own["sampler"] = self.sampler.name
+        own |= {"sampler": self.sampler.name, "coefficients": schedule.coefficients}
         if self.noise.betas is not None or "num_train_timesteps" not in about:
             own["num_train_timesteps"] = self.noise.T  # else, what its times are counted in
         self.register_to_config(**{**about, **own})
@@ -122,9 +127,18 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
             ``variance_type``, ``error``, ``clip_sample`` …
         """
         about = configs.settings_of(config) | changes
-        names = ("schedule", "variance_type", "error", "sampler")
+        names = ("schedule", "variance_type", "error", "sampler", "coefficients")
         made = cls(about, **{name: about.pop(name, None) for name in names})
         return (made, {}) if return_unused_kwargs else made
+
+    def _check_clipping(self, schedule: Schedule) -> None:
+        """Refuse a solver that was fitted to a model which clips otherwise."""
+        clip = schedule.provenance.get("clip")
+        if schedule.coefficients is not None and clip not in (None, self.reading.clip):
+            raise InputError(
+                f"the solver was fitted with clip = {clip}, this scheduler's clip_sample is "
+                f"{self.reading.clip}: from_config(pipe.scheduler, schedule=…, clip_sample={clip})"
+            )
 
     @classmethod
     def from_denoiser(
