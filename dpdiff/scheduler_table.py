@@ -96,6 +96,14 @@ NAMED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 AS_GIVEN = dict.fromkeys(NAMED, False)
 INDICES_AS_GIVEN = AS_GIVEN | {"use_flow_sigmas": False}
 UNSHIFTED = AS_GIVEN | {"use_dynamic_shifting": False, "shift_terminal": None}
+FLOW = Scheduler(
+    "flow",
+    takes={
+        "timesteps": "flow time times T, and only where it shifts nothing",
+        "sigmas": "g before the scheduler's own shift, without a 0",
+    },
+    only=UNSHIFTED | {"shift": 1.0, "invert_sigmas": False},
+)
 SCHEDULERS = {
     "DDPMScheduler": Scheduler(takes=TIMESTEPS, defaults=CLIPPED),
     "DDPMParallelScheduler": Scheduler(takes=TIMESTEPS, defaults=CLIPPED),
@@ -115,14 +123,8 @@ SCHEDULERS = {
         only=AS_GIVEN | {"interpolation_type": "linear", "timestep_type": "discrete"},
         defaults={"timestep_type": "discrete"},
     ),
-    "FlowMatchEulerDiscreteScheduler": Scheduler(
-        "flow",
-        takes={
-            "timesteps": "flow time times T, and only where it shifts nothing",
-            "sigmas": "g before the scheduler's own shift, without a 0",
-        },
-        only=UNSHIFTED | {"shift": 1.0, "invert_sigmas": False},
-    ),
+    "FlowMatchEulerDiscreteScheduler": FLOW,
+    "FlowMatchLCMScheduler": FLOW,
     "UniPCMultistepScheduler": Scheduler(
         takes={"sigmas": "g before its own shift, and only with use_flow_sigmas"},
         only=UNSHIFTED | {"flow_shift": 1.0, "use_flow_sigmas": True},
@@ -143,6 +145,7 @@ SCHEDULERS = {
     "KDPM2DiscreteScheduler": Scheduler(defaults=STABLE),
     "KDPM2AncestralDiscreteScheduler": Scheduler(defaults=STABLE),
     "LMSDiscreteScheduler": Scheduler(),
+    "DPMSolverMultistepInverseScheduler": Scheduler(),
     "DPMSolverSDEScheduler": Scheduler(defaults=STABLE),
     "SASolverScheduler": Scheduler(),
     "EDMDPMSolverMultistepScheduler": Scheduler("edm"),
