@@ -107,6 +107,16 @@ class Schedule:
         """The edges ``(t, s)`` of the path, from the data's end upwards."""
         return tuple((t, s) for s, t in pairwise(self.timesteps))
 
+    def with_sampler(self, name: str) -> Schedule:
+        """The same timesteps for another sampler, which needs no coefficients.
+
+        Examples
+        --------
+        >>> Schedule([0, 4, 8]).with_sampler("2m").provenance
+        {'sampler': '2m'}
+        """
+        return Schedule(self.timesteps, self.provenance | {"sampler": name})
+
     def check_end(self, T: int) -> None:
         """Refuse to be used on a grid of another length."""
         if self.T != T:
@@ -133,15 +143,15 @@ class Schedule:
         if self.coefficients is None:
             return
         own, clip = self.provenance.get("fingerprint"), self.provenance.get("clip")
-        if own not in (None, denoiser.fingerprint):
-            raise InputError(
-                f"the solver was fitted to model {own}, the model given is {denoiser.fingerprint}: "
-                "fit one to it. Schedule(solver.timesteps, {}, solver.coefficients) goes anywhere"
-            )
         if clip not in (None, bool(denoiser.clip)):
             raise InputError(
                 f"the solver was fitted with clip = {clip}, the model given has {denoiser.clip}: "
                 f"dataclasses.replace(denoiser, clip={clip}), or fit one to it"
+            )
+        if own not in (None, denoiser.fingerprint):
+            raise InputError(
+                f"the solver was fitted to model {own}, the model given is {denoiser.fingerprint}: "
+                "fit one to it. Schedule(solver.timesteps, {}, solver.coefficients) goes anywhere"
             )
 
     @classmethod

@@ -8,50 +8,59 @@ import pytest
 from test_bad_inputs import content, place, words  # noqa: F401
 
 import dpdiff
-from dpdiff.cli import main, samples
+from dpdiff.cli import main
+from dpdiff.trajectory import choose
 
 FOR_SAMPLES = "optimize --for samples --model own:make"
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """One run on the digits with few noises, and what it printed."""
+    """One run on the digits with few calls, and what it printed."""
     folder = tmp_path_factory.mktemp("samples")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(samples, "NOISES", 3)
-        patch.setattr(samples, "HELD_OUT", 4)
         printed = []
         patch.setattr("builtins.print", lambda text, **_: printed.append(text))
-        assert main([*words("optimize --for samples --steps 4 2 --out"), str(folder)]) == 0
+        line = "optimize --for samples --steps 4 2 --calls 300 --out"
+        assert main([*words(line), str(folder)]) == 0
     return folder, "\n".join(printed)
 
 
-def test_schedules_are_those_of_the_library(made):
+def test_solvers_are_those_of_the_library(made):
     folder, _ = made
     assert sorted(path.name for path in folder.iterdir()) == ["samples_2.json", "samples_4.json"]
     model = dpdiff.load("digits")
-    paths = dpdiff.trajectories(model, 3, batch_size=16, progress=False)
     for steps in (2, 4):
-        schedule = dpdiff.Schedule.load(folder / f"samples_{steps}.json")
-        best = paths.recommend(steps, n=4, progress=False)
-        assert schedule == best.schedule
-        about = schedule.provenance
-        assert (about["model"], about["chosen"], about["sampler"]) == ("digits", best.name, "ddim")
+        solver = dpdiff.Schedule.load(folder / f"samples_{steps}.json")
+        best = choose(model, steps, 300, batch_size=16, progress=False)
+        assert solver == best.solver
+        about, far = solver.provenance, best.comparison
+        assert (about["model"], about["chosen"]) == ("digits", best.name)
+        assert about["fingerprint"] == model.fingerprint
         assert about["noise_schedule"] == model.noise.fingerprint
-        assert about["distance"] == best.comparison.mean(best.name) / paths.spread
+        assert about["distance"] == far.mean(best.name) == min(map(far.mean, far.distances))
 
 
-def test_it_says_the_price_and_what_schedules_are_worth(made):
+def test_it_says_the_price_and_what_solvers_are_worth(made):
     folder, printed = made
-    price = r"192 network calls \(3 noises, 64 steps\) .* most 1,672 .* 4 other noises: at \S+ ms"
-    assert re.match(price, printed)
+    assert re.match(r"2 times at most 300 network calls find solvers .* at \S+ ms a call", printed)
     rows = [line.split() for line in printed.splitlines()[-2:]]
     assert [row[0] for row in rows] == ["2", "4"]
     for row in rows:
         about = dpdiff.Schedule.load(folder / f"samples_{row[0]}.json").provenance
-        numbers = [float(word) for word in row[-7:]]
-        assert numbers[:2] == pytest.approx([about["distance"], about["stderr"]], abs=1e-4)
-        assert numbers[0] <= min(numbers[2:])
+        numbers = [float(word) for word in row[-len(about["of"]) :]]
+        assert min(numbers) == pytest.approx(about["distance"], abs=1e-4)
+        assert int(row[1]) == about["held_out"]
+
+
+@pytest.mark.parametrize("sampler", ["fitted", "2m", "ddim"])
+def test_what_will_draw_decides(sampler, tmp_path, capsys):
+    line = f"optimize --for samples --steps 3 --calls 300 --sampler {sampler} --no-compare --out"
+    assert main([*words(line), str(tmp_path)]) == 0
+    solver = dpdiff.Schedule.load(tmp_path / "samples_3.json")
+    assert solver.provenance["sampler"] == sampler
+    assert (solver.coefficients is not None) == (sampler == "fitted")
+    assert "distance" not in capsys.readouterr().out
 
 
 def test_a_file_brings_its_sampler(made, tmp_path):
@@ -61,9 +70,23 @@ def test_a_file_brings_its_sampler(made, tmp_path):
 
     path, picture = made[0] / "samples_4.json", tmp_path / "s.png"
     assert main(["sample", "--schedule", str(path), "--n", "4", "--out", str(picture)]) == 0
-    schedule = dpdiff.Schedule.load(path)
-    drawn = dpdiff.sample(dpdiff.load("digits"), schedule, 4, sampler="ddim", progress=False)
+    solver = dpdiff.Schedule.load(path)
+    assert solver.provenance["sampler"] == "fitted"
+    drawn = dpdiff.sample(dpdiff.load("digits"), solver, 4, progress=False)
     assert (np.asarray(Image.open(picture)) == image_grid(drawn.numpy())).all()
+
+
+def test_distances_may_be_of_features():
+    model = dpdiff.load("digits")
+    pixels, sums = (
+        choose(model, 3, 300, features=features, progress=False).comparison
+        for features in (None, lambda x: x.flatten(1).sum(1, keepdim=True))
+    )
+    assert sums.distances.keys() == pixels.distances.keys()
+    assert (sums.mean("fitted"), pixels.mean("fitted")) == (
+        pytest.approx(sums.distances["fitted"].mean()), pytest.approx(pixels.mean("fitted")),
+    )  # fmt: skip
+    assert sums.mean("fitted") != pixels.mean("fitted")
 
 
 def test_it_is_exported(made, capsys):
@@ -80,7 +103,8 @@ def test_it_is_exported(made, capsys):
     [
         "--data good.npy",
         "--variance small",
-        "--calls 100",
+        "--calls 20",
+        "--sampler euler",
         "--regret 0.1",
         "--per-step 2",
         "--smooth 0",

@@ -62,6 +62,17 @@ def build_parser() -> argparse.ArgumentParser:
     _add_data(command, "validation")
     _add_measuring(command)
     _add_budgets(command)
+    command.add_argument(
+        "--sampler",
+        choices=("fitted", "2m", "ddim"),
+        help="--for samples: what will draw; if not given, whatever comes nearest",
+    )
+    command.add_argument(
+        "--no-compare",
+        dest="compare",
+        action="store_false",
+        help="--for samples: put all calls into the fit, and compare nothing",
+    )
 
     command = _command(commands, "measure", run.measure, "measure what every jump costs a model")
     _add_model(command)

@@ -1,4 +1,4 @@
-"""``dpdiff optimize --for samples``: steps whose DDIM samples are near those of many steps."""
+"""``dpdiff optimize --for samples``: solvers of few steps, near those of many."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import dpdiff
 from dpdiff.cli import checks, inputs
 from dpdiff.errors import InputError
 from dpdiff.runtime import checkpoints
@@ -16,99 +15,94 @@ from dpdiff.runtime.files import write_all
 from dpdiff.runtime.workers import join
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from dpdiff.denoiser import Denoiser
-    from dpdiff.trajectory.trajectories import Recommendation, Trajectories
-
+    from dpdiff.trajectory.choice import Choice
 
 BUDGETS = (4, 8, 16)
-NOISES, HELD_OUT = 32, 64
 BATCH = 16  # noises in a block on disk: what a kill loses
-CANDIDATES = 11  # four of flow, aligned, plain, five strides
-MOVES = 24  # of steps, after the best of these
-NO_PART = ("data", "variance", "calls", "regret", "per_step", "smooth")
-STRIDES = ("even", "quadratic", "log SNR", "Karras", "arctan")
+NO_PART = ("data", "variance", "regret", "per_step", "smooth")
 
 
 def optimize_for_samples(options: argparse.Namespace) -> None:
-    """Run the sampler with many steps, choose the few, write the schedules, print the table."""
+    """Run the model with many steps, fit solvers of few, compare, write them, print the table."""
     folder = checks.output_folder(options.out, what="--out")
     for name in NO_PART:
         if getattr(options, name) is not None:
             raise InputError(
                 f"--{name.replace('_', '-')} plays no part with --for samples, which asks the "
-                "model's own DDIM sampler alone: leave it out"
+                "model's own sampler alone: leave it out"
             )
     unfinished = folder / "trajectories.parts"
     if unfinished.exists() and not unfinished.is_dir():
         raise InputError(f"{unfinished}, where unfinished work is kept, is a file: move it away")
-    from dpdiff.strides import node_grid
+    from dpdiff.trajectory.choice import choose
+    from dpdiff.trajectory.fine_runs import CALLS
 
-    denoiser = inputs.denoiser_for(options, rule=None)
-    T = denoiser.noise.T
-    budgets = sorted({*checks.budgets_for(options.steps, BUDGETS, T)})
-    nodes = node_grid(denoiser.noise, min(T, max(64, 4 * budgets[-1])))
+    denoiser, calls = inputs.denoiser_for(options, rule=None), options.calls or CALLS
+    budgets = sorted({*checks.budgets_for(options.steps, BUDGETS, denoiser.noise.T)})
     inputs.try_out(denoiser)
     inputs.speak(options)
-    print(_announcement(denoiser, nodes, budgets), flush=True)
+    print(_announcement(denoiser, budgets, calls), flush=True)
     checks.make_folder(folder)
-    with checkpoints.locked(unfinished) if join().first else nullcontext():
-        paths = dpdiff.trajectories(
-            denoiser,
-            NOISES,
-            nodes,
-            seed=options.seed,
-            batch_size=min(BATCH, options.batch_size),
-            resume=unfinished,
-            workers=join(),
-        )
-        if join().first:
-            chosen = {steps: paths.recommend(steps, moves=MOVES, n=HELD_OUT) for steps in budgets}
+    workers = join()
+    with checkpoints.locked(unfinished) if workers.first else nullcontext():
+        chosen = {}
+        for steps in budgets:
+            parts = unfinished / str(steps)
+            chosen[steps] = choose(
+                denoiser, steps, calls,
+                sampler=options.sampler, compare=options.compare, seed=options.seed,
+                batch_size=min(BATCH, options.batch_size), resume=parts, workers=workers,
+            )  # fmt: skip
+        if workers.first:
             _write(chosen, options.model, folder)
+            for steps in budgets:
+                checkpoints.remove(unfinished / str(steps))
             checkpoints.remove(unfinished)
-            print("\n".join(_table(paths, chosen)))
+            print("\n".join(_table(chosen)))
 
 
-def _announcement(denoiser: Denoiser, nodes: np.ndarray, budgets: list[int]) -> str:
+def _announcement(denoiser: Denoiser, budgets: list[int], calls: int) -> str:
     from dpdiff.cli.estimate import seconds_of, spoken
     from dpdiff.sampling import start
-    from dpdiff.trajectory.comparison import first_noises
-    from dpdiff.trajectory.run import predictions
 
-    many, size = len(nodes) - 1, BATCH
-    x = start(denoiser, 0, range(size))
-    each = seconds_of(lambda: predictions(denoiser, nodes[[0, -1]], x)) / size
-    a_step = HELD_OUT * CANDIDATES + MOVES * (HELD_OUT + first_noises(HELD_OUT))
-    calls = NOISES * many, HELD_OUT * many + a_step * sum(budgets)
+    x = start(denoiser, 0, range(BATCH))
+    each = seconds_of(lambda: denoiser(x, denoiser.noise.T)) / BATCH
+    count = f"{len(budgets)} times " if len(budgets) > 1 else ""
     return (
-        f"{calls[0]:,} network calls ({NOISES} noises, {many} steps) find schedules, and at most "
-        f"{calls[1]:,} compare them with usual ones on {HELD_OUT} other noises: at "
-        f"{1000 * each:.2g} ms a call, about {spoken(sum(calls) * each)}"
+        f"{count}at most {calls:,} network calls find solvers and compare them: at "
+        f"{1000 * each:.2g} ms a call, about {spoken(len(budgets) * calls * each)}"
     )
 
 
-def _write(chosen: dict[int, Recommendation], model: str, folder: Path) -> None:
+def _write(chosen: dict[int, Choice], model: str, folder: Path) -> None:
     files = {}
-    for steps, best in chosen.items():
-        about = {"model": model} | best.schedule.provenance
-        schedule = replace(best.schedule, provenance=about)
-        files[folder / f"samples_{steps}.json"] = schedule.to_json().encode()
+    for steps, choice in chosen.items():
+        about = choice.solver.provenance | {"model": model}
+        solver = replace(choice.solver, provenance=about)
+        files[folder / f"samples_{steps}.json"] = solver.to_json().encode()
     write_all(files)
-    print(f"schedules: {folder}/samples_*.json")
+    print(f"solvers: {folder}/samples_*.json")
 
 
-def _table(paths: Trajectories, chosen: dict[int, Recommendation]) -> list[str]:
-    """Distances of the chosen schedules and of the strides, a line for each budget."""
+def _table(chosen: dict[int, Choice]) -> list[str]:
+    """Distances of all candidates, a line for each budget."""
+    compared = [choice for choice in chosen.values() if choice.comparison]
+    if not compared:
+        return []
+    names = [*dict.fromkeys(name for choice in compared for name in choice.candidates)]
     lines = [
-        f"\ndistance of DDIM's samples to those of {paths.teacher.steps} steps from the same "
-        f"{HELD_OUT} noises,\nas a share of how far samples are from their mean\n",
-        f"{'steps':>6} {'chosen':>10} {'distance':>9} {'± s.e.':>7}"
-        + "".join(f" {name:>9}" for name in STRIDES),
+        "\nmean distance to the end points of many steps, from noises that nothing was fitted to\n",
+        f"{'steps':>6} {'noises':>7} {'chosen':>18} {'± s.e.':>8}"
+        + "".join(f" {name:>18}" for name in names),
     ]
-    for steps, best in chosen.items():
-        compared, name = best.comparison, best.name
-        own, error = compared.mean(name) / paths.spread, compared.stderr(name) / paths.spread
-        strides = "".join(f" {compared.mean(other) / paths.spread:9.4f}" for other in STRIDES)
-        lines.append(f"{steps:>6} {name:>10} {own:9.4f} {error:7.4f}{strides}")
+    for steps, choice in chosen.items():
+        far = choice.comparison
+        row = "".join(
+            f" {far.mean(name):18.4f}" if name in far.distances else " " * 19 for name in names
+        )
+        noises = len(far.distances[choice.name])
+        lines.append(
+            f"{steps:>6} {noises:>7} {choice.name:>18} {far.stderr(choice.name):8.4f}{row}"
+        )
     return lines

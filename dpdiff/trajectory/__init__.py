@@ -11,12 +11,15 @@ from __future__ import annotations
 from dpdiff.facade import lazy
 
 _HOMES = {
+    "Choice": "dpdiff.trajectory.choice",
     "Comparison": "dpdiff.trajectory.comparison",
+    "FineRuns": "dpdiff.trajectory.fine_runs",
     "LeastLoss": "dpdiff.trajectory.ancestral",
     "Recommendation": "dpdiff.trajectory.trajectories",
     "SecondOrderCosts": "dpdiff.trajectory.second_order",
     "Trajectories": "dpdiff.trajectory.trajectories",
     "VarianceLoss": "dpdiff.trajectory.ancestral",
+    "choose": "dpdiff.trajectory.choice",
     "variance_loss": "dpdiff.trajectory.ancestral",
 }
 

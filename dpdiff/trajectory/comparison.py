@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 from tqdm import tqdm
 
 from dpdiff.denoiser import Denoiser
-from dpdiff.sampling import sample
+from dpdiff.sampling import sample, sampler_for
 from dpdiff.schedule import Schedule
 
 FARTHEST = 4  # nodes that a step is moved at once
@@ -85,25 +87,41 @@ def compare_schedules(
     seed: int,
     batch_size: int,
     progress: bool,
+    features: Callable[[Tensor], Any] | None = None,
 ) -> Comparison:
     """See :meth:`Trajectories.compare`; ``goal`` is the teacher's ends."""
-    bar = tqdm({*schedules.values()}, desc="compare", disable=not progress)
+    keys = {name: (schedule, own_sampler(schedule)) for name, schedule in schedules.items()}
     far = {
-        schedule: np.linalg.norm(
-            drawn_points(denoiser, schedule, len(goal), seed, batch_size, False) - goal, axis=1
+        key: np.linalg.norm(
+            drawn_points(denoiser, key[0], len(goal), seed, batch_size, False, features) - goal,
+            axis=1,
         )
-        for schedule in bar
+        for key in tqdm({*keys.values()}, desc="compare", disable=not progress)
     }
-    return Comparison({name: far[schedule] for name, schedule in schedules.items()}, seed)
+    return Comparison({name: far[key] for name, key in keys.items()}, seed)
+
+
+def own_sampler(schedule: Schedule) -> str:
+    """The name of the sampler that a schedule is for; DDIM's where it does not say."""
+    return sampler_for(schedule, None if "sampler" in schedule.provenance else "ddim").name
 
 
 def drawn_points(
-    denoiser: Denoiser, schedule: Schedule, n: int, seed: int, batch_size: int, progress: bool
+    denoiser: Denoiser,
+    schedule: Schedule,
+    n: int,
+    seed: int,
+    batch_size: int,
+    progress: bool,
+    features: Callable[[Tensor], Any] | None = None,
 ) -> np.ndarray:
-    """DDIM's samples from a seed's noises, float64, shape (n, D)."""
+    """A schedule's own sampler's points from a seed's noises, or their features; float64."""
+    sampler = own_sampler(schedule)
     samples = sample(
-        denoiser, schedule, n, seed=seed, sampler="ddim", batch_size=batch_size, progress=progress
+        denoiser, schedule, n, seed=seed, sampler=sampler, batch_size=batch_size, progress=progress
     )
+    if features is not None:
+        return np.asarray(features(samples), np.float64).reshape(n, -1)
     return samples.flatten(1).double().numpy()
 
 

@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError, check_counts
-from dpdiff.runtime.batches import cut
+from dpdiff.runtime.batches import Halving, cut
+from dpdiff.runtime.checkpoints import Checkpoints
+from dpdiff.runtime.workers import ALONE, Workers
 from dpdiff.sampling import start
 from dpdiff.schedule import Schedule
 from dpdiff.solvers.jump_costs import Table
@@ -153,22 +156,27 @@ class FineRuns:
             Of :meth:`fit`.
         """
         solvers = [self.fit(path, **settings) for path in self.paths(steps).values()]
-        return min(solvers, key=lambda solver: solver.provenance["distance"])
+        return min(solvers, key=lambda solver: solver.provenance["left_out"])
 
     def _solver(self, schedule: Schedule, fit: Fit) -> Schedule:
-        about = {
+        about = self.about | {
+            "sampler": "fitted",
+            "strengths": [repr(strength) for strength in fit.strengths],
+            "left_out": float(fit.distances.mean()),
+        }
+        return Schedule(schedule.timesteps, about, [row.tolist() for row in fit.rows])
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What is said in files of all that is found with these runs."""
+        return {
             "fingerprint": self.denoiser.fingerprint,
             "noise_schedule": self.denoiser.noise.fingerprint,
-            "sampler": "fitted",
             "clip": bool(self.denoiser.clip),
             "teacher": {"order": self.order, "nodes": self.nodes.tolist()},
             "n": self.n,
             "seed": self.seed,
-            "strengths": [repr(strength) for strength in fit.strengths],
-            "distance": float(fit.distances.mean()),
-            "stderr": float(fit.distances.std(ddof=1) / math.sqrt(len(fit.distances))),
         }
-        return Schedule(schedule.timesteps, about, [row.tolist() for row in fit.rows])
 
     def own_error(self, n: int | None = None) -> tuple[float, float]:
         """Mean distance of the end points to those of runs twice as fine, and its standard error.
@@ -196,20 +204,53 @@ def run_blocks(
     seed: int,
     rows: np.ndarray,
     size: int,
-    folder: str | Path | None = None,
+    resume: str | Path | None = None,
+    workers: Workers = ALONE,
+    progress: bool = False,
 ) -> list[TeacherBlock]:
-    """Run the teacher from noises ``rows`` of a seed, ``size`` at a time."""
+    """Run the teacher from noises ``rows`` of a seed, ``size`` at a time; the same on all workers.
+
+    Parameters as of :func:`fine_runs`.
+    """
     table = multistep_rows(denoiser.noise, nodes, order)
-    matrix, blocks = run_matrix(nodes, table), []
-    for some in cut(rows, size):
-        x = start(denoiser, seed, some)
-        means = run_predictions(denoiser, nodes, table, x)
-        if folder is not None:
-            path = Path(folder) / f"means-{some[0]}.npy"
-            np.save(path, means.numpy())
-            means = torch.from_numpy(np.load(path, mmap_mode="c"))
-        blocks.append(TeacherBlock(x.flatten(1).float().cpu(), means, nodes, matrix))
-    return blocks
+    matrix, halving, pieces = run_matrix(nodes, table), Halving(), cut(rows, size)
+    kept = None
+    if resume is not None:
+        about = {"model": denoiser.fingerprint, "precision": denoiser.precision, "order": order}
+        about |= {"nodes": nodes.tolist(), "seed": seed, "n": len(rows), "batch_size": size}
+        kept = Checkpoints(Path(resume), about)
+        kept.folder.mkdir(exist_ok=True)
+
+    def run(some: np.ndarray) -> Tensor:
+        def teach(part: slice) -> Tensor:
+            return run_predictions(denoiser, nodes, table, start(denoiser, seed, some[part]))
+
+        return torch.cat(halving(teach, len(some)), dim=1)
+
+    own, means = workers.share(pieces), {}
+    total = sum(map(len, own)) * (len(nodes) - 1)
+    title = workers.bar_title("teacher")
+    shown = progress and workers.first
+    with workers.named(), tqdm(total=total, desc=title, unit="call", disable=not shown) as bar:
+        for some in own:
+            block = kept.read(some[0]) if kept else None
+            if block is None:
+                block = {"means": run(some).numpy()}
+                if kept:
+                    kept.save(some, block)
+            means[int(some[0])] = block["means"]
+            bar.update(len(some) * (len(nodes) - 1))
+    shares = workers.gather(means)
+    means = workers.broadcast({first: m for share in shares for first, m in share.items()})
+    return [
+        TeacherBlock(
+            start(denoiser, seed, some).flatten(1).float().cpu(),
+            torch.from_numpy(means[int(some[0])]),
+            nodes,
+            matrix,
+        )
+        for some in pieces
+    ]
 
 
 def fine_runs(
@@ -221,7 +262,9 @@ def fine_runs(
     seed: int = 0,
     batch_size: int = 32,
     bands: int = 16,
-    folder: str | Path | None = None,
+    resume: str | Path | None = None,
+    workers: Workers = ALONE,
+    progress: bool = True,
 ) -> FineRuns:
     """Run a fine solver from a few noises, one network call a noise and node.
 
@@ -240,8 +283,13 @@ def fine_runs(
         Noises run together.
     bands : int
         At most so many groups of directions.
-    folder : str or Path, optional
-        Where predictions are kept, ``4 · nodes · D`` bytes a noise; by default in memory.
+    resume : str or Path, optional
+        A folder for finished blocks. Killed, and called again with the same arguments, the run
+        goes on and ends with the same bits. Delete the folder when it is done.
+    workers : Workers
+        Processes to share the noises with, each calling this function.
+    progress : bool
+        Show a progress bar.
 
     Returns
     -------
@@ -256,15 +304,17 @@ def fine_runs(
     --------
     >>> from dpdiff.noise import NoiseSchedule
     >>> shrink = Denoiser(lambda x, index: 0.3 * x, NoiseSchedule.cosine(100), shape=(2,))
-    >>> solver = fine_runs(shrink, n=4, nodes=16).fit_best(3)
-    >>> [len(row) for row in solver.coefficients], solver.provenance["distance"] < 0.01
+    >>> solver = fine_runs(shrink, n=4, nodes=16, progress=False).fit_best(3)
+    >>> [len(row) for row in solver.coefficients], solver.provenance["left_out"] < 0.01
     ([2, 3, 4], True)
     """
     check_counts(n=n, batch_size=batch_size, bands=bands)
     if n < 2:
         raise InputError(f"n is at least 2, so that one noise can be left out; got {n}")
     grid = chosen_nodes(denoiser.noise, nodes)
-    blocks = run_blocks(denoiser, grid, order, seed, np.arange(n), batch_size, folder)
+    blocks = run_blocks(
+        denoiser, grid, order, seed, np.arange(n), batch_size, resume, workers, progress
+    )
     groups = bands_of(torch.cat([block.means[0] for block in blocks]).numpy(), bands)
     grams = sum(run_grams(b.x_T, b.means, groups) * len(b.x_T) for b in blocks) / n
     return FineRuns(denoiser, grid, order, seed, n, blocks, groups, grams)
@@ -331,7 +381,7 @@ def fit(
     --------
     >>> from dpdiff.noise import NoiseSchedule
     >>> shrink = Denoiser(lambda x, index: 0.3 * x, NoiseSchedule.cosine(100), shape=(2,))
-    >>> fit(shrink, 3).steps
+    >>> fit(shrink, 3, progress=False).steps
     3
     """
     check_counts(steps=steps, calls=calls)

@@ -18,7 +18,14 @@ from dpdiff.schedule import Schedule
 from dpdiff.solvers.jump_costs import Table
 from dpdiff.solvers.pairs import PairCosts
 from dpdiff.solvers.plan import best_paths, solve
-from dpdiff.trajectory.comparison import Comparison, compare_schedules, drawn_points, nearer
+from dpdiff.trajectory.comparison import (
+    Comparison,
+    compare_schedules,
+    drawn_points,
+    nearer,
+    own_sampler,
+)
+from dpdiff.trajectory.fine_runs import CALLS, fit
 from dpdiff.trajectory.flow_costs import Bands, jump_table
 from dpdiff.trajectory.second_order import SecondOrderCosts
 
@@ -218,7 +225,9 @@ class Trajectories:
         teacher: Schedule | None = None,
         progress: bool = True,
     ) -> Comparison:
-        """Distances of DDIM's samples to those of the teacher, from the same held-out noises.
+        """Distances of samples to those of the teacher, from the same held-out noises.
+
+        Each schedule draws with the sampler that it is for: DDIM where it does not say.
 
         Parameters
         ----------
@@ -248,12 +257,11 @@ class Trajectories:
             )
         seed, teacher = self.held_out_seed(seed, 1), teacher or self.teacher
         size = self.provenance["batch_size"]
-        if len(self._goals.get((teacher, seed), ())) < n:
+        key = (teacher, own_sampler(teacher), seed)
+        if len(self._goals.get(key, ())) < n:
             self._goals.clear()  # the last one alone is kept: budgets are compared in turn
-            self._goals[teacher, seed] = drawn_points(
-                self.denoiser, teacher, n, seed, size, progress
-            )
-        goal = self._goals[teacher, seed][:n]
+            self._goals[key] = drawn_points(self.denoiser, teacher, n, seed, size, progress)
+        goal = self._goals[key][:n]
         return compare_schedules(self.denoiser, schedules, goal, seed, size, progress)
 
     def recommend(
@@ -335,6 +343,30 @@ class Trajectories:
         for kind in ("aligned", "plain"):  # at times they are nearer
             everything[kind] = solve(self.costs(kind), steps).schedule(steps)
         return everything | {k: rival for k, rival in rivals.items() if k not in everything}
+
+    def fit(
+        self, steps: int, calls: int = CALLS, *, seed: int | None = None, progress: bool = True
+    ) -> Schedule:
+        """A solver fitted to the model: :func:`dpdiff.fit`, from other noises than these.
+
+        Parameters
+        ----------
+        steps : int
+            K.
+        calls : int
+            At most so many network calls.
+        seed : int, optional
+            Of the noises; by default four more than that of these trajectories.
+        progress : bool
+            Show a progress bar.
+
+        Returns
+        -------
+        Schedule
+            With coefficients.
+        """
+        seed = self.held_out_seed(seed, 4)
+        return fit(self.denoiser, steps, calls, seed=seed, progress=progress)
 
     def fewest_steps(
         self, within: float = 0.1, *, n: int = 32, seed: int | None = None, progress: bool = True
