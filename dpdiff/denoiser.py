@@ -151,7 +151,7 @@ class Denoiser:
         return dtype_of(self.network)
 
     @property
-    def reading(self) -> tuple[Any, ...]:
+    def output_key(self) -> tuple[Any, ...]:
         """All that decides how an output is read, apart from the noise schedule."""
         output = "learned_range" if self.outputs_variance else "fixed"
         sigma_data = (self.sigma_data,) if self.predicts.startswith("edm") else ()
@@ -167,7 +167,7 @@ class Denoiser:
         """
         network = self.unwrapped.network
         digest = hashlib.sha256()
-        digest.update(repr(self.reading).encode() + self.noise.fingerprint.encode())
+        digest.update(repr(self.output_key).encode() + self.noise.fingerprint.encode())
         digest.update(str(getattr(network, "layout", "")).encode())
         weights = getattr(network, "state_dict", dict)()
         if self.identity is not None:

@@ -279,11 +279,11 @@ def _one_model(jobs: Sequence[Job], two_node_decoder: bool) -> Denoiser:
     if not jobs or not all(isinstance(schedule, Schedule) for _, schedule in jobs):
         raise InputError("at least one schedule is evaluated, each a dpdiff.Schedule")
     models = [denoiser for denoiser, _ in jobs]
-    readings = {(id(m.network), m.noise.fingerprint, m.reading) for m in models}
-    if len(readings) != 1:
+    keys = {(id(m.network), m.noise.fingerprint, m.output_key) for m in models}
+    if len(keys) != 1:
         raise InputError(
-            "the jobs of one call share one network, its noise schedule and the reading of its "
-            "output, and differ in schedule and variance alone; evaluate other models apart"
+            "the jobs of one call share one network, its noise schedule and what its output "
+            "means, and differ in schedule and variance alone; evaluate other models apart"
         )
     for denoiser, schedule in jobs:
         schedule.check_noise(denoiser.noise)

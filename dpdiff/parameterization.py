@@ -133,7 +133,7 @@ def check_parameterization(name: Any, sigma_data: Any, noise: NoiseSchedule) -> 
 
 
 def parameterization_named(name: str, sigma_data: float) -> Parameterization:
-    """The reading of that name; σ_data matters to those of Karras et al.
+    """The parameterization of that name; σ_data matters to those of Karras et al.
 
     Examples
     --------

@@ -236,7 +236,7 @@ class Schedule:
         if zero not in ("append", "none"):
             raise InputError(f"zero is 'append' or 'none', got {zero!r}")
         nodes = self.timesteps[::-1] if zero == "append" else self.timesteps[:0:-1]
-        return _finite_sigmas(noise, highest)[list(nodes)].tolist()
+        return finite_sigmas(noise, highest)[list(nodes)].tolist()
 
     @classmethod
     def from_diffusers(
@@ -458,7 +458,7 @@ def _numbers(values: Any, name: str, endless: bool = False) -> np.ndarray:
     return numbers
 
 
-def _finite_sigmas(noise: NoiseSchedule, highest: float) -> np.ndarray:
+def finite_sigmas(noise: NoiseSchedule, highest: float = DIFFUSERS_HIGHEST) -> np.ndarray:
     """σ(0) … σ(T), of which the last may be a stand-in."""
     sigmas = noise.sigmas.copy()
     if not math.isfinite(sigmas[-1]):
@@ -478,7 +478,7 @@ def _nearest(values: np.ndarray, noise: NoiseSchedule) -> np.ndarray:
             f"and a list may end with 0; got {wrong[0]:.4g}"
         )
     stand_in = max(DIFFUSERS_HIGHEST, 2 * noise.sigmas[-2]) if noise.T > 1 else DIFFUSERS_HIGHEST
-    known = np.log(_finite_sigmas(noise, stand_in)[1:])
+    known = np.log(finite_sigmas(noise, stand_in)[1:])
     given = np.log(np.minimum(values, 1e300))
     nodes = 1 + np.abs(known - given[:, None]).argmin(1)
     if nodes[:1].tolist() == [noise.T - 1] and abs(given[0] - known[-1]) <= 2 * ROUNDED:

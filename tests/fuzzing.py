@@ -319,7 +319,7 @@ class Folder(Kept):
 
     def read(self):
         denoiser = dpdiff.load(self.model)
-        reading = [*denoiser.reading, denoiser.variance]
+        reading = [*denoiser.output_key, denoiser.variance]
         weights = denoiser.network.state_dict()
         return {"reading": reading, "betas": denoiser.noise.betas, "weights": weights}
 

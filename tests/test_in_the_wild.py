@@ -1,8 +1,11 @@
 """Configs, lists, pipelines and networks as other people have them: read rightly, or refused."""
 
+import ast
 import json
 import re
 import warnings
+from collections import Counter
+from pathlib import Path
 
 import diffusers
 import numpy as np
@@ -509,3 +512,88 @@ def test_lists_that_begin_below_T_are_moved_or_kept_for_samples():
         dpdiff.sample(denoiser, Schedule(kept.timesteps), n=1, progress=False)
     with pytest.raises(InputError, match="'move' or 'keep'"):
         Schedule.from_diffusers(scheduler, start="there")
+
+
+# --- stock pipelines with our schedulers ---
+
+#: What pipelines ask of a scheduler that is theirs alone: the inside of a solver that they were
+#: written around. With ours in its place they stop with an AttributeError that names it.
+INSIDES = {
+    *("_step_index", "_init_step_index", "final_alpha_cumprod", "_get_variance", "betas"),
+    *("model_outputs", "lower_order_nums", "last_sample", "convert_model_output", "alphas"),
+    *("dpm_solver_first_order_update", "_sigma_to_alpha_sigma_t", "_get_conditioning_c_in"),
+    *("step_correct", "step_pred", "set_sigmas", "add_noise_to_input", "undo_step", "eta"),
+    *("_is_ode_scheduler", "batch_step_no_noise", "ori_start_sigmas"),
+    *("check_block_should_continue", "check_eos_finished"),
+}
+
+
+def asked_of_schedulers():
+    """What the sources of diffusers' pipelines ask of a scheduler, and how many of them."""
+    asked = Counter()
+    for path in (Path(diffusers.__file__).parent / "pipelines").rglob("*.py"):
+        attributes = {
+            node.attr
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Attribute)
+            and ast.unparse(node.value) in ("self.scheduler", "scheduler")
+        }
+        asked.update(attributes)
+    return asked
+
+
+def test_our_schedulers_offer_what_pipelines_ask_for():
+    asked = asked_of_schedulers()
+    assert asked["set_timesteps"] > 100
+    assert asked["sigmas"] > 10
+    for source in (diffusers.DDPMScheduler(), flow(), diffusers.EDMEulerScheduler()):
+        ours = UnevenDDIMScheduler.from_config(source, schedule=Schedule.even(1000, 4))
+        missing = {name for name in asked if not hasattr(ours, name)}
+        assert missing <= INSIDES
+        assert len(ours.sigmas) == len(ours.timesteps) + 1
+        assert ours.sigmas[-1] == 0
+    assert sum(asked[name] for name in INSIDES) < 50  # of thousands
+    ours.set_timesteps(4, sigmas=[1.0, 0.7, 0.5, 0.2], timesteps=[1000, 700, 500, 200], mu=0.5)
+    with pytest.raises(InputError, match="the pipeline asks for 3"):
+        ours.set_timesteps(timesteps=[3, 2, 1])
+    ours.set_begin_index(2)
+    assert (ours.begin_index, ours.step_index, ours.order) == (2, 0, 1)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0, 5.0])
+def test_a_stock_pipeline_that_reads_the_scheduler_s_sigmas(shift):
+    """WanPipeline, whose own scheduler is UniPC in flow times."""
+    pytest.importorskip("transformers")
+    coder = diffusers.AutoencoderKLWan(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1] * 4,
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
+    )
+    network, text = wan(), drawn(5, 8)
+    settings = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+    scheduler = diffusers.UniPCMultistepScheduler(**settings, flow_shift=shift)
+    pipe = diffusers.WanPipeline(
+        tokenizer=None, text_encoder=None, vae=coder, scheduler=scheduler, transformer=network
+    )
+    pipe.set_progress_bar_config(disable=True)
+    schedule, noise = Schedule.even(1000, 4), NoiseSchedule.from_diffusers(scheduler)
+    pipe.scheduler = UnevenDDIMScheduler.from_config(scheduler, schedule=schedule)
+    x = drawn(2, 4, 1, 8, 8)
+    latents = pipe(
+        prompt_embeds=text.expand(2, 5, 8),
+        latents=x,
+        num_inference_steps=4,
+        guidance_scale=1.0,
+        output_type="latent",
+        height=64,
+        width=64,
+        num_frames=1,
+    ).frames
+    held = Conditioned(network, encoder_hidden_states=text)
+    denoiser = Denoiser(held, noise, "flow", shape=(4, 1, 8, 8), levels=None)
+    expected = dpdiff.sample(denoiser, schedule, 2, x_T=x, sampler="ddim", progress=False)
+    torch.testing.assert_close(latents, expected, rtol=1e-4, atol=1e-4)

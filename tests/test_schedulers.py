@@ -232,7 +232,7 @@ def test_a_scheduler_of_any_class_gives_ours_its_process(name, tmp_path):
     again = AncestralScheduler.from_config(ours.config, schedule=[*NODES, 900, read.noise.T])
     for one in (ours, saved, again):
         assert one.noise.fingerprint == read.noise.fingerprint
-        assert (one.reading.predicts, one.reading.sigma_data) == (read.predicts, read.sigma_data)
+        assert (one.settings.predicts, one.settings.sigma_data) == (read.predicts, read.sigma_data)
         assert one.init_noise_sigma == read.noise.prior_scale
     time_inputs = read.noise.time_inputs[[t - 1 for t in schedule.timesteps[:0:-1]]]
     np.testing.assert_allclose(ours.timesteps, time_inputs, rtol=1e-6)

@@ -35,6 +35,24 @@ class SchedulerSettings(NamedTuple):
     clip: bool
     sigma_data: float = 0.5
 
+    def input_scale(self, t: int, like: Tensor) -> Any:
+        """What ``x_t`` is multiplied with before the network sees it."""
+        scales = self.noise.at_trained(t, like)
+        return parameterization_named(self.predicts, self.sigma_data).input_scale(*scales)
+
+    def spread_error(self, schedule: Schedule, error: Sequence[float] | None) -> np.ndarray | None:
+        """m(t)/D, known at the schedule's steps; of the optimal variance alone."""
+        if self.variance != "optimal":
+            return None
+        if len(error or ()) != schedule.steps:
+            raise InputError(
+                "the optimal variance needs m(t)/D at each of the schedule's steps; measure the "
+                'costs and use from_denoiser(denoiser.with_variance("optimal", costs), schedule)'
+            )
+        spread = np.full(self.noise.T + 1, np.nan)
+        spread[list(schedule.timesteps[1:])] = error
+        return spread
+
 
 def read_scheduler(config: Mapping[str, Any], source: Any) -> SchedulerSettings:
     """What a scheduler's config says; where it is silent, its class's default.
@@ -103,7 +121,7 @@ def settings_of_denoiser(denoiser: Denoiser) -> dict[str, Any]:
     return {"source": OWN_SOURCE, "noise": grid} | about | clip
 
 
-def scheduler_settings(about: Mapping[str, Any], rule: str | None) -> SchedulerSettings:
+def of_settings(about: Mapping[str, Any], rule: str | None) -> SchedulerSettings:
     """What settings say, under a variance rule in diffusers' words."""
     if rule not in (None, *RULES_BY_WORD):
         raise InputError(f"variance_type is one of {', '.join(RULES_BY_WORD)}; got {rule!r}")
@@ -116,30 +134,3 @@ def scheduler_settings(about: Mapping[str, Any], rule: str | None) -> SchedulerS
         settings = read_scheduler(config, "the scheduler's config")
     check_parameterization(settings.predicts, settings.sigma_data, settings.noise)
     return settings._replace(variance=RULES_BY_WORD[rule or "fixed_small"])
-
-
-def their_rule(rule: str) -> str:
-    """diffusers' word for a variance rule."""
-    return their_word(VARIANCE_TYPES, rule)
-
-
-def spread_error(
-    settings: SchedulerSettings, schedule: Schedule, error: Sequence[float] | None
-) -> np.ndarray | None:
-    """m(t)/D on the whole grid, known at the schedule's steps; of the optimal variance alone."""
-    if settings.variance != "optimal":
-        return None
-    if len(error or ()) != schedule.steps:
-        raise InputError(
-            "the optimal variance needs m(t)/D at each of the schedule's steps; measure the "
-            'costs and use from_denoiser(denoiser.with_variance("optimal", costs), schedule)'
-        )
-    spread = np.full(settings.noise.T + 1, np.nan)
-    spread[list(schedule.timesteps[1:])] = error
-    return spread
-
-
-def input_scale(settings: SchedulerSettings, t: int, like: Tensor) -> Any:
-    """What ``x_t`` is multiplied with before the network sees it."""
-    scales = settings.noise.at_trained(t, like)
-    return parameterization_named(settings.predicts, settings.sigma_data).input_scale(*scales)

@@ -27,7 +27,8 @@ from dpdiff.denoiser import Denoiser
 from dpdiff.diffusers import configs
 from dpdiff.errors import InputError
 from dpdiff.sampling import DDIM, Call, Sampler, sampler_for
-from dpdiff.schedule import Schedule
+from dpdiff.schedule import Schedule, finite_sigmas
+from dpdiff.scheduler_table import VARIANCE_TYPES, their_word
 
 Generators = torch.Generator | list[torch.Generator] | None
 
@@ -69,8 +70,12 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
     ----------
     timesteps : Tensor, shape (K,)
         What the network is told at every call, from T down: the noise schedule's time inputs.
+    sigmas : Tensor, shape (K + 1,)
+        The noise levels there, and 0: ``g`` of a flow, else ``g/f``.
     init_noise_sigma : float
         π of the prior ``N(0, π² I)``.
+    begin_index, step_index, alphas_cumprod
+        As pipelines ask for them.
 
     Raises
     ------
@@ -79,6 +84,7 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
     """
 
     order = 1
+    begin_index: int | None = None
     default_sampler: str | None = None
 
     def __init__(
@@ -94,13 +100,13 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
             raise InputError("which schedule? from_config(pipe.scheduler, schedule=…)")
         if not isinstance(schedule, Schedule):
             schedule = Schedule(tuple(schedule), {}, coefficients)
-        self.schedule, self.reading = schedule, configs.scheduler_settings(about, variance_type)
-        self.noise = self.reading.noise
+        self.schedule, self.settings = schedule, configs.of_settings(about, variance_type)
+        self.noise = self.settings.noise
         schedule.check_noise(self.noise)
         self._check_clipping(schedule)
         self.sampler = sampler_for(schedule, sampler or self.default_sampler)
         self._calls: deque[Call] = deque(maxlen=self.sampler.memory)
-        self._error = configs.spread_error(self.reading, schedule, error)
+        self._error = self.settings.spread_error(schedule, error)
         own = {"schedule": list(schedule.timesteps), "variance_type": variance_type, "error": error}
         own |= {"sampler": self.sampler.name, "coefficients": schedule.coefficients}
         if self.noise.betas is not None or "num_train_timesteps" not in about:
@@ -134,10 +140,10 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
     def _check_clipping(self, schedule: Schedule) -> None:
         """Refuse a solver that was fitted to a model which clips otherwise."""
         clip = schedule.provenance.get("clip")
-        if schedule.coefficients is not None and clip not in (None, self.reading.clip):
+        if schedule.coefficients is not None and clip not in (None, self.settings.clip):
             raise InputError(
                 f"the solver was fitted with clip = {clip}, this scheduler's clip_sample is "
-                f"{self.reading.clip}: from_config(pipe.scheduler, schedule=…, clip_sample={clip})"
+                f"{self.settings.clip}: from_config(pipe.scheduler, schedule=…, clip_sample={clip})"
             )
 
     @classmethod
@@ -157,7 +163,7 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
         error = None
         if denoiser.variance == "optimal":
             error = denoiser.error[list(schedule.timesteps[1:])].tolist()
-        rule = configs.their_rule(denoiser.variance)
+        rule = their_word(VARIANCE_TYPES, denoiser.variance)
         return cls(configs.settings_of_denoiser(denoiser), schedule, rule, error, sampler)
 
     def set_timesteps(
@@ -166,15 +172,18 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
         device: Any = None,
         sigmas: Sequence[float] | None = None,
         mu: float | None = None,
+        timesteps: Sequence[float] | None = None,
     ) -> None:  # the pipelines' own call, so its arguments are theirs
         """Begin anew with the schedule's timesteps; another number of steps is an InputError.
 
-        Pipelines of flow models give ``sigmas`` and ``mu``, from which their own schedulers would
-        make a schedule: of these, only the number of sigmas is looked at.
+        Pipelines give lists and ``mu``, of which their own schedulers would make a schedule: only
+        the numbers of their members are looked at.
         """
         steps = self.schedule.steps
-        asked = num_inference_steps if sigmas is None else len(sigmas)
-        if asked not in (None, steps):
+        lists = [len(given) for given in (sigmas, timesteps) if given is not None]
+        for asked in lists or [num_inference_steps]:
+            if asked in (None, steps):
+                continue
             raise InputError(
                 f"this scheduler's schedule has {steps} steps, the pipeline asks for {asked}: pass "
                 f"num_inference_steps={steps}"
@@ -183,6 +192,8 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
         self._calls.clear()
         self._place = 0
         self.timesteps = torch.from_numpy(self._times.copy()).to(device)
+        levels = finite_sigmas(self.noise)[[*self._nodes, 0]]
+        self.sigmas = torch.from_numpy(levels.astype(np.float32))
 
     @property
     def _nodes(self) -> tuple[int, ...]:
@@ -196,7 +207,18 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
         return times if times.dtype == np.int64 else times.astype(np.float32)
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Nothing: a step looks its timestep up."""
+        """Where pipelines say that a run begins; a step looks its timestep up all the same."""
+        self.begin_index = begin_index
+
+    @property
+    def step_index(self) -> int:
+        """Which call of the network comes next, or was the last to be asked about."""
+        return self._place
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """``f²`` at ``t = 1 … T``, as some pipelines look it up."""
+        return torch.from_numpy((self.noise.f[1:] ** 2).astype(np.float32))
 
     def strength(self, t: int) -> Fraction:
         """The ``strength`` at which image-to-image pipelines begin at the largest node ≤ t.
@@ -217,9 +239,9 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """What the network sees of a sample: itself, but under Karras et al.'s preconditioning."""
-        if not self.reading.predicts.startswith("edm"):
+        if not self.settings.predicts.startswith("edm"):
             return sample
-        return configs.input_scale(self.reading, self._node(timestep), sample) * sample
+        return self.settings.input_scale(self._node(timestep), sample) * sample
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """``x_t = f(t) x_0 + g(t) ε`` at one of ``timesteps``, where a partial run begins."""
@@ -247,17 +269,17 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
 
     def _denoiser(self, output: Tensor, sample: Tensor) -> Denoiser:
         """A denoiser whose network has spoken already."""
-        rule = self.reading.variance if self.sampler.random else "small"
+        rule = self.settings.variance if self.sampler.random else "small"
         learned = rule == "learned_range" or output.shape[1] == 2 * sample.shape[1]
         return Denoiser(
             lambda x, index: output,
             self.noise,
-            predicts=self.reading.predicts,
+            predicts=self.settings.predicts,
             variance=rule,
             shape=tuple(sample.shape[1:]),
-            clip=self.reading.clip,
+            clip=self.settings.clip,
             outputs_variance=learned,
-            sigma_data=self.reading.sigma_data,
+            sigma_data=self.settings.sigma_data,
             error=self._error,
             device=sample.device,
         )
