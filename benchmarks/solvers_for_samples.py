@@ -86,7 +86,6 @@ class Bench:
         fitted = self.fitted(steps)
         n, nodes = affordable(steps, self.calls, T)
         runs = teacher_runs(self.denoiser, n, nodes, seed=SEED)
-        own = dpdiff.solve(self.paths.costs(), steps).schedule(steps)
         chosen = {
             "fitted": (fitted, "fitted"),
             "2M, fitted nodes": (fitted, "2m"),
@@ -98,12 +97,14 @@ class Bench:
             "UniPC, flow": (flow, "unipc"),
             "AB2, even": (even, "ab2"),
             "DDIM, even": (even, "ddim"),
-            "DDIM, flow": (own, "ddim"),
+            "DDIM, flow": (flow, "ddim"),
         }
         drawers = {name: (s, sampler_for(s, sampler)) for name, (s, sampler) in chosen.items()}
+        on = self.on(runs.nodes, flow)
         for name, rival in (
             ("OLSS", olss(self.denoiser, steps, runs)),
-            ("PAS", pas(self.denoiser, self.on(runs.nodes, karras), runs)),
+            ("PAS, flow", pas(self.denoiser, on, runs)),
+            ("PAS on UniPC, flow", pas(self.denoiser, on, runs, base="unipc")),
         ):
             drawers[name] = (rival.schedule, rival.sampler)
         return drawers

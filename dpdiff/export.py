@@ -10,6 +10,8 @@ from collections.abc import Callable
 from textwrap import fill
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from dpdiff.errors import InputError
 from dpdiff.schedule import COMFYUI_HIGHEST
 from dpdiff.scheduler_table import SCHEDULERS, taking
@@ -46,7 +48,13 @@ def snippet(form: str, schedule: Schedule, denoiser: Denoiser | None = None) -> 
     if form in ABOUT_A_MODEL and denoiser is None:
         raise InputError(f"{form} needs the model's noise schedule: name the model")
     if denoiser is not None:
-        schedule.check_noise(denoiser.noise)
+        schedule.check_denoiser(denoiser)
+    if schedule.coefficients is not None and form not in WITH_COEFFICIENTS:
+        raise InputError(
+            f"a fitted solver is more than the list that {form} writes: --to "
+            f"{', --to '.join(WITH_COEFFICIENTS)} hold its coefficients, and in Python "
+            'schedule.with_sampler("2m") is a list of its steps'
+        )
     return FORMATS[form](schedule, denoiser)
 
 
@@ -93,13 +101,19 @@ def _scheduler(schedule: Schedule, denoiser: Denoiser | None) -> str:
         if denoiser.variance == "optimal":
             lists += "\n" + _listing("error", denoiser.error[list(schedule.timesteps[1:])].tolist())
             rule += ", error=error"
+    kind = schedule.provenance.get("sampler", "ancestral")
+    if schedule.coefficients is not None:
+        kind, rows = "fitted", "".join(f"    {list(row)},\n" for row in schedule.coefficients)
+        lists += f"\ncoefficients = [\n{rows}]"
+        rule += ", coefficients=coefficients"
+    if kind != "ancestral":
+        rule += f', sampler="{kind}"'
     return f"""\
-# `pipe` is your pipeline. For DDIM instead of ancestral sampling, UnevenDDIMScheduler takes the
-# same arguments.
-from dpdiff.diffusers import AncestralScheduler
+# `pipe` is your pipeline. sampler="ddim" and sampler="2m" draw from the same steps.
+from dpdiff.diffusers import ScheduleScheduler
 
 {lists}
-pipe.scheduler = AncestralScheduler.from_config(
+pipe.scheduler = ScheduleScheduler.from_config(
     pipe.scheduler, schedule=schedule{rule}
 )
 images = pipe(num_inference_steps={schedule.steps}).images"""
@@ -225,6 +239,36 @@ script_util.space_timesteps = lambda steps, counts: use_timesteps
 model, diffusion = script_util.create_model_and_diffusion(**flags)"""
 
 
+def _python(schedule: Schedule, denoiser: Denoiser) -> str:
+    """A fitted solver in the coordinates of k-diffusion: x/f, but x itself of a flow."""
+    if schedule.coefficients is None:
+        raise InputError("only fitted solvers have coefficients: try --to k-diffusion or comfyui")
+    noise, down = denoiser.noise, schedule.timesteps[::-1]
+    f = np.ones(noise.T + 1) if noise.is_flow else noise.f
+    rows = [
+        [row[0] * f[t] / f[s], *(c / f[s] for c in row[1:])]
+        for row, t, s in zip(schedule.coefficients, down, down[1:], strict=False)
+    ]
+    shown = "".join(f"    [{', '.join(f'{number:.9g}' for number in row)}],\n" for row in rows)
+    unit = "g, the flow time" if noise.is_flow else "g/f"
+    return f"""\
+# sigma = {unit}. `model(x, sigma)` returns the denoised x, as k-diffusion and ComfyUI wrap
+# networks; x is noise, scaled by the first sigma.
+import torch
+
+{_listing("sigmas", schedule.to_sigmas(noise))}
+rows = [
+{shown}]
+
+
+def sample_fitted(model, x, sigmas=sigmas, extra_args=None, callback=None, disable=None):
+    history = []
+    for row, sigma in zip(rows, sigmas):
+        history.insert(0, model(x, sigma * x.new_ones(len(x)), **(extra_args or {{}})))
+        x = row[0] * x + sum(c * denoised for c, denoised in zip(row[1:], history))
+    return x"""
+
+
 FORMATS: dict[str, Callable[[Schedule, Denoiser | None], str]] = {
     "diffusers": _diffusers,
     "diffusers-scheduler": _scheduler,
@@ -232,6 +276,8 @@ FORMATS: dict[str, Callable[[Schedule, Denoiser | None], str]] = {
     "k-diffusion": _k_diffusion,
     "comfyui": _comfyui,
     "improved-diffusion": _improved,
+    "python": _python,
     "json": lambda schedule, _: schedule.to_json(),
 }
-ABOUT_A_MODEL = ("sigmas", "k-diffusion", "comfyui")
+WITH_COEFFICIENTS = ("diffusers-scheduler", "python", "json")
+ABOUT_A_MODEL = ("sigmas", "k-diffusion", "comfyui", "python")

@@ -17,6 +17,7 @@ from dpdiff import InputError, Schedule, models
 from dpdiff.cli import main
 from dpdiff.diffusers import AncestralScheduler
 from dpdiff.export import FORMATS, snippet
+from dpdiff.sampling import start
 
 STEPS = 5
 QUADRATIC = Schedule.quadratic(4000, STEPS)
@@ -200,3 +201,42 @@ def test_k_diffusion_has_no_wrapper_for_x0(denoiser):
         snippet("k-diffusion", QUADRATIC, replace(denoiser, predicts="x0"))
     with pytest.raises(InputError, match="name the model"):
         snippet("sigmas", QUADRATIC)
+
+
+@pytest.mark.parametrize("name", ["digits", "flow"])
+def test_a_fitted_solver_as_plain_python(name):
+    """Against ``dpdiff.sample``, with the denoiser behind k-diffusion's and ComfyUI's wrapping."""
+    model = dpdiff.load("digits")
+    if name == "flow":
+        model = dpdiff.Denoiser(
+            lambda x, time: 0.4 * x, dpdiff.NoiseSchedule.flow(100), predicts="flow", shape=(3,)
+        )
+    solver = dpdiff.fit(model, 4, 200, progress=False)
+    space: dict = {}
+    exec(snippet("python", solver, model), space)
+    noise = model.noise
+    f = np.ones(noise.T + 1) if noise.is_flow else noise.f
+
+    def wrapped(x, sigma):
+        t = solver.timesteps[::-1][[round(float(s), 5) for s in space["sigmas"]].index(
+            round(float(sigma[0]), 5)
+        )]  # fmt: skip
+        return model(f[t] * x, t).x0
+
+    x = start(model, 3, np.arange(2))
+    ours = dpdiff.sample(model, solver, 2, seed=3, progress=False)
+    with torch.no_grad():
+        theirs = space["sample_fitted"](wrapped, x / f[-1])
+    np.testing.assert_allclose(theirs.clamp(-1, 1), ours, rtol=1e-4, atol=1e-4)
+
+
+def test_a_fitted_solver_is_no_list():
+    model = dpdiff.load("digits")
+    solver = dpdiff.Schedule([0, 90, 4000], {}, [[0.5, 0.5], [0.0, 1.0, 0.0]])
+    for form in FORMATS:
+        if form in ("diffusers-scheduler", "python", "json"):
+            assert "0.5" in snippet(form, solver, model)
+        else:
+            with pytest.raises(InputError, match="more than the list"):
+                snippet(form, solver, model)
+    assert "use_timesteps" in snippet("improved-diffusion", solver.with_sampler("2m"))

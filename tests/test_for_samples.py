@@ -93,9 +93,12 @@ def test_it_is_exported(made, capsys):
     path = made[0] / "samples_4.json"
     assert main(["export", str(path), "--to", "json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads(path.read_text())
-    assert main(["export", str(path), "--to", "sigmas", "--model", "digits"]) == 0
-    assert "5 values for 4 steps" in capsys.readouterr().out
-    assert main(["export", str(path), "--to", "sigmas", "--model", "fashion"]) == 2
+    assert main(["export", str(path), "--to", "python", "--model", "digits"]) == 0
+    assert "def sample_fitted(model, x" in capsys.readouterr().out
+    assert main(["export", str(path), "--to", "diffusers-scheduler"]) == 0
+    assert 'sampler="fitted"' in capsys.readouterr().out
+    assert main(["export", str(path), "--to", "sigmas", "--model", "digits"]) == 2
+    assert main(["export", str(path), "--to", "python", "--model", "fashion"]) == 2
 
 
 @pytest.mark.parametrize(

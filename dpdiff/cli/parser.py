@@ -64,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_budgets(command)
     command.add_argument(
         "--sampler",
-        choices=("fitted", "2m", "ddim"),
+        choices=("fitted", "unipc", "2m", "ddim"),
         help="--for samples: what will draw; if not given, whatever comes nearest",
     )
     command.add_argument(

@@ -56,9 +56,9 @@ def choose(
 ) -> Choice:
     """The few-step solver whose samples are nearest to the many-step sampler's.
 
-    Candidates are a solver fitted to the model; DPM-Solver++(2M) on the fitted solver's nodes, on
-    nodes found for DDIM, and on Karras' stride; and DDIM on the nodes found for it. They draw from
-    held-out noises, and the nearest to the teacher's end points from the same noises is taken.
+    Candidates are a solver fitted to the model; UniPC, DPM-Solver++(2M) and DDIM on nodes found for
+    DDIM; and 2M on Karras' stride. They draw from held-out noises, and the nearest to the teacher's
+    end points from the same noises is taken.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def choose(
         K, network calls of one sample.
     calls : int
         At most so many network calls in all. Without ``compare`` all of them go into the fit.
-    sampler : {"fitted", "2m", "ddim"}, optional
+    sampler : {"fitted", "unipc", "2m", "ddim"}, optional
         Only candidates for this sampler.
     compare : bool
         Whether to compare; without, it is the fitted solver, or the sampler's on nodes found.
@@ -94,9 +94,9 @@ def choose(
     >>> shrink = Denoiser(lambda x, index: 0.3 * x, NoiseSchedule.cosine(100), shape=(2,))
     >>> choice = choose(shrink, 3, progress=False)
     >>> sorted(choice.candidates), choice.solver.steps
-    (['2m Karras', '2m found', '2m on fitted nodes', 'ddim found', 'fitted'], 3)
+    (['2m Karras', '2m found', 'ddim found', 'fitted', 'unipc found'], 3)
     """
-    known = ("fitted", "2m", "ddim")
+    known = ("fitted", "unipc", "2m", "ddim")
     if sampler not in (None, *known):
         raise InputError(f"sampler is one of {', '.join(known)}, or None for any; got {sampler!r}")
     share = int(SHARE * calls) if compare else calls
@@ -120,20 +120,18 @@ def choose(
 
 def _candidates(runs: FineRuns, steps: int, sampler: str | None) -> dict[str, Schedule]:
     """The fitted solver and its rivals, the best guess first."""
-    found, noise = runs.paths(steps), runs.denoiser.noise
-    flow = found.get("flow", found["pairs"])
-    about = runs.about
-    stock = {
-        "2m found": Schedule(flow.timesteps, about | {"sampler": "2m"}),
-        "2m Karras": Schedule(strides.karras(noise, steps).timesteps, about | {"sampler": "2m"}),
-        "ddim found": Schedule(flow.timesteps, about | {"sampler": "ddim"}),
+    paths, noise, about = runs.paths(steps), runs.denoiser.noise, runs.about
+    flow = paths.get("flow", paths["pairs"])
+    found = {
+        f"{name} found": Schedule(flow.timesteps, about | {"sampler": name})
+        for name in ("unipc", "2m", "ddim")
     }
+    karras = strides.karras(noise, steps).timesteps
+    found["2m Karras"] = Schedule(karras, about | {"sampler": "2m"})
     if sampler in (None, "fitted"):
-        fitted = runs.fit_best(steps)
-        nodes = Schedule(fitted.timesteps, about | {"sampler": "2m"})
-        stock = {"fitted": fitted, "2m on fitted nodes": nodes} | stock
+        found = {"fitted": runs.fit_best(steps)} | found
     return {
-        name: one for name, one in stock.items() if sampler in (None, one.provenance["sampler"])
+        name: one for name, one in found.items() if sampler in (None, one.provenance["sampler"])
     }
 
 
