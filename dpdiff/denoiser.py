@@ -25,7 +25,7 @@ from dpdiff.network import (
 from dpdiff.network import identity as identity_of
 from dpdiff.noise import NoiseSchedule, per_example
 from dpdiff.parameterization import Parameterization, check_parameterization, parameterization_named
-from dpdiff.variance import Moments, rule_named
+from dpdiff.variance import Moments, Rule, rule_named
 
 
 class Prediction(NamedTuple):
@@ -179,6 +179,11 @@ class Denoiser:
             digest.update(weights[name].detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
+    @property
+    def rule(self) -> Rule:
+        """The variance rule in force."""
+        return rule_named(self.variance)
+
     def with_variance(self, variance: str, costs: Moments | None = None) -> Denoiser:
         """The same network under another variance rule.
 
@@ -290,13 +295,11 @@ class Denoiser:
 
     def log_ratio(self, t: int, s: int, prediction: Prediction) -> Tensor:
         """``u = log(σ²/g̃_ts²)`` of a jump ``t → s``, ``0 < s < t``; broadcasts against x̂_0."""
-        u = rule_named(self.variance).log_ratio(self.noise, t, s, prediction.v, self.error)
+        u = self.rule.log_ratio(self.noise, t, s, prediction.v, self.error)
         return per_example(u, prediction.x0)
 
     def decoder_log_variance(self, t: int, prediction: Prediction) -> Tensor:
         """``log σ²`` of the last jump ``t → 0``; broadcasts against x̂_0."""
         error = None if self.error is None else self.error[t]
-        rule = rule_named(self.variance)
-        return per_example(
-            rule.decoder_log_variance(self.noise, t, prediction.v, error), prediction.x0
-        )
+        log_variance = self.rule.decoder_log_variance(self.noise, t, prediction.v, error)
+        return per_example(log_variance, prediction.x0)

@@ -55,21 +55,13 @@ def jump_nats(
         costs = jump_cost(u, (x0 - prediction.x0) ** 2, gap)
     else:
         log_variance = denoiser.decoder_log_variance(t, prediction)
-        if two_node_decoder:
-            log_variance = _two_node_log_variance(denoiser, schedule, prediction)
+        if two_node_decoder:  # where improved-diffusion's large, too, starts from the posterior's
+            later = schedule.timesteps[2]
+            rule, v = denoiser.rule, prediction.v
+            log_variance = rule.two_node_log_variance(denoiser.noise, later, t, v)
+            log_variance = per_example(log_variance, prediction.x0)
         costs = decoder_cost(x0, prediction.x0, log_variance, denoiser.levels)
     return costs.flatten(1).sum(1)
-
-
-def _two_node_log_variance(
-    denoiser: Denoiser, schedule: Schedule, prediction: Prediction
-) -> Tensor:
-    """improved-diffusion's decoder variance: ``large`` too starts from the posterior's there."""
-    noise, first = denoiser.noise, schedule.timesteps[1]
-    low = noise.posterior(schedule.timesteps[2], first)[2] - noise.log_total[first]
-    if denoiser.variance == "learned_range":
-        return low + (noise.log_g2[first] - noise.log_total[first] - low) * prediction.v
-    return per_example(low, prediction.x0)
 
 
 Job = tuple[Denoiser, Schedule]
@@ -287,7 +279,7 @@ def _one_model(jobs: Sequence[Job], two_node_decoder: bool) -> Denoiser:
         )
     for denoiser, schedule in jobs:
         schedule.check_noise(denoiser.noise)
-        if two_node_decoder and (schedule.steps < 2 or denoiser.variance == "optimal"):
+        if two_node_decoder and (schedule.steps < 2 or denoiser.rule.needs_error):
             raise InputError("the two-node decoder needs two steps and a variance of its own")
     return models[0]
 

@@ -96,9 +96,8 @@ with torch.no_grad():
 def _scheduler(schedule: Schedule, denoiser: Denoiser | None) -> str:
     lists, rule = _listing("schedule", list(schedule.timesteps)), ""
     if denoiser is not None:
-        kind = {"small": "fixed_small", "large": "fixed_large"}.get(denoiser.variance)
-        rule = f', variance_type="{kind or denoiser.variance}"'
-        if denoiser.variance == "optimal":
+        rule = f', variance_type="{denoiser.rule.variance_type}"'
+        if denoiser.rule.needs_error:
             lists += "\n" + _listing("error", denoiser.error[list(schedule.timesteps[1:])].tolist())
             rule += ", error=error"
     kind = schedule.provenance.get("sampler", "ancestral")

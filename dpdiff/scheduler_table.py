@@ -14,13 +14,6 @@ import numpy as np
 from dpdiff import grids
 from dpdiff.errors import InputError
 
-VARIANCE_TYPES = {
-    "fixed_small": "small",
-    "fixed_small_log": "small",
-    "fixed_large": "large",
-    "fixed_large_log": "large",
-    "learned_range": "learned_range",
-}
 # What prediction_type means, by noise process.
 PREDICTION_TYPES = {
     "betas": {"epsilon": "eps", "sample": "x0", "v_prediction": "v"},
@@ -160,8 +153,8 @@ def their_word(types: Mapping[str, str], ours: str) -> str:
 
     Examples
     --------
-    >>> their_word(PREDICTION_TYPES["betas"], "v"), their_word(VARIANCE_TYPES, "optimal")
-    ('v_prediction', 'optimal')
+    >>> their_word(PREDICTION_TYPES["betas"], "v"), their_word(PREDICTION_TYPES["flow"], "v")
+    ('v_prediction', 'v')
     """
     return next((theirs for theirs, word in types.items() if word == ours), ours)
 

@@ -50,7 +50,7 @@ class Moments(Protocol):
 
 
 class Rule:
-    """A variance rule.
+    """A variance rule: a subclass says its name and u, and what else is not as here.
 
     Attributes
     ----------
@@ -58,14 +58,22 @@ class Rule:
         The word for it.
     decoder : str
         Which measured decoder cost is the rule's own: rules that end alike share one.
+    diffusers : tuple of str
+        diffusers' words for it, its ``variance_type``; the first is the one that is written.
     needs_output, needs_error : bool
         Whether σ² depends on the network's variance output v, or on the measured ``m(t)/D``.
     """
 
     name: str
-    decoder: str
+    decoder = "fixed"
+    diffusers: tuple[str, ...] = ()
     needs_output = False
     needs_error = False
+
+    @property
+    def variance_type(self) -> str:
+        """diffusers' word for it; its own name where there is none."""
+        return (*self.diffusers, self.name)[0]
 
     def log_ratio(self, noise: NoiseSchedule, t: Any, s: Any, v: Any, error: Any) -> Any:
         """``u = log(σ²/g̃_ts²)`` of jumps with ``0 < s < t``.
@@ -86,17 +94,39 @@ class Rule:
     def decoder_log_variance(self, noise: NoiseSchedule, t: Any, v: Any, error: Any) -> Any:
         """``log σ²`` of the last jump ``t → 0``, which depends on t alone.
 
+        A last jump has ``g̃_t0² = 0``, so that by default σ² is ``g²/(f² + g²)``, which is ``g(t)²``
+        where variance is preserved, and as right in any other units of x.
+
         Parameters as for :meth:`log_ratio`, but ``error`` is ``m(t)/D`` of these very t.
         """
-        raise NotImplementedError
+        return noise.log_g2[t] - noise.log_total[t]
+
+    def two_node_log_variance(self, noise: NoiseSchedule, later: int, t: int, v: Any) -> Any:
+        """``log σ²`` of the last jump as improved-diffusion has it, from g̃² of the jump before.
+
+        Not of rules that need the error.
+
+        Parameters as for :meth:`log_ratio`; the jump before is ``later → t``.
+        """
+        return noise.posterior(later, t)[2] - noise.log_total[t]
 
     def jump_costs(self, moments: Moments, t: np.ndarray, s: np.ndarray) -> np.ndarray:
-        """``L(t, s)`` in nats, for arrays with ``0 < s < t`` that broadcast."""
-        raise NotImplementedError
+        """``L(t, s) = ½ [D (u + e^{-u} - 1) + ΔSNR e^{-u} m(t)]`` in nats.
+
+        For arrays with ``0 < s < t`` that broadcast.
+        """
+        u, gap = self._ratio(moments, t, s), moments.noise.snr_gap(t, s)
+        return 0.5 * (moments.dims * (u + np.expm1(-u)) + gap * np.exp(-u) * moments.mse[t])
 
     def slopes(self, moments: Moments, t: np.ndarray, s: np.ndarray) -> np.ndarray | None:
-        """``dL(t, s)/dm(t)``, or None where m(t) alone does not tell the cost."""
-        raise NotImplementedError
+        """``dL(t, s)/dm(t) = ½ ΔSNR e^{-u}``, or None where m(t) alone does not tell the cost.
+
+        If u depends on m(t), this holds where u is the best one: there ``dL/du = 0``.
+        """
+        return 0.5 * moments.noise.snr_gap(t, s) * np.exp(-self._ratio(moments, t, s))
+
+    def _ratio(self, moments: Moments, t: np.ndarray, s: np.ndarray) -> np.ndarray:
+        return self.log_ratio(moments.noise, t, s, None, moments.mse / moments.dims)
 
     def jump_variances(self, moments: Moments, t: np.ndarray, s: np.ndarray) -> np.ndarray:
         """Variance of ``L(t, s)`` over single images, nats²; to first order where L is curved."""
@@ -108,25 +138,12 @@ class Rule:
 
 
 class Small(Rule):
-    """The posterior's own variance, ``σ² = g̃_ts²``: ``u = 0``, ``L = ½ ΔSNR m(t)``.
+    """The posterior's own variance, ``σ² = g̃_ts²``: ``u = 0``, ``L = ½ ΔSNR m(t)``."""
 
-    Its last jump would have ``g̃_t0² = 0``, so it takes ``g²/(f² + g²)`` there, which is ``g(t)²``
-    where variance is preserved, and as right in any other units of x.
-    """
-
-    name, decoder = "small", "fixed"
+    name, diffusers = "small", ("fixed_small", "fixed_small_log")
 
     def log_ratio(self, noise, t, s, v, error):
         return 0.0 * noise.noise_gain(t, s)
-
-    def decoder_log_variance(self, noise, t, v, error):
-        return noise.log_g2[t] - noise.log_total[t]
-
-    def jump_costs(self, moments, t, s):
-        return 0.5 * moments.noise.snr_gap(t, s) * moments.mse[t]
-
-    def slopes(self, moments, t, s):
-        return 0.5 * moments.noise.snr_gap(t, s)
 
     def lines(self, moments):
         m, snr, zero = moments.mse, np.exp(moments.noise.log_snr), np.zeros_like(moments.mse)
@@ -143,20 +160,10 @@ class Large(Rule):
     variance-preserving and -exploding grids, its costs are lines with slope ``g(s)²``.
     """
 
-    name, decoder = "large", "fixed"
+    name, diffusers = "large", ("fixed_large", "fixed_large_log")
 
     def log_ratio(self, noise, t, s, v, error):
         return noise.noise_gain(t, s)
-
-    def decoder_log_variance(self, noise, t, v, error):
-        return noise.log_g2[t] - noise.log_total[t]
-
-    def jump_costs(self, moments, t, s):
-        a, gap = moments.noise.noise_gain(t, s), moments.noise.snr_gap(t, s)
-        return 0.5 * (moments.dims * (a + np.expm1(-a)) + gap * np.exp(-a) * moments.mse[t])
-
-    def slopes(self, moments, t, s):
-        return 0.5 * moments.noise.snr_gap(t, s) * np.exp(-moments.noise.noise_gain(t, s))
 
     def lines(self, moments):
         D, g2, log_g2 = moments.dims, moments.noise.g**2, moments.noise.log_g2.copy()
@@ -177,7 +184,7 @@ class LearnedRange(Rule):
     of ``g̃²(t+1, t)`` (at T, those of T - 1) and ``g(t)²``, both over ``f² + g²``.
     """
 
-    name, decoder = "learned_range", "learned_range"
+    name, decoder, diffusers = "learned_range", "learned_range", ("learned_range",)
     needs_output = True
 
     def log_ratio(self, noise, t, s, v, error):
@@ -187,6 +194,12 @@ class LearnedRange(Rule):
         later = np.minimum(np.asarray(t) + 1, noise.T)
         with np.errstate(divide="ignore"):
             low = np.where(later > 1, noise.posterior(later, later - 1)[2], noise.log_g2[1])
+        return self._mixed(noise, t, low, v)
+
+    def two_node_log_variance(self, noise, later, t, v):
+        return self._mixed(noise, t, noise.posterior(later, t)[2], v)
+
+    def _mixed(self, noise, t, low, v):
         total = noise.log_total[t]
         low, high = per_example(low - total, v), per_example(noise.log_g2[t] - total, v)
         return low + (high - low) * v
@@ -221,13 +234,8 @@ class Optimal(Rule):
     def decoder_log_variance(self, noise, t, v, error):
         return np.log(error)
 
-    def jump_costs(self, moments, t, s):
-        gap, D = moments.noise.snr_gap(t, s), moments.dims
-        return 0.5 * D * np.log1p(gap * moments.mse[t] / D)
-
-    def slopes(self, moments, t, s):
-        gap = moments.noise.snr_gap(t, s)
-        return 0.5 * gap / (1 + gap * moments.mse[t] / moments.dims)
+    def jump_costs(self, moments, t, s):  # what the sum comes to, in half the time
+        return 0.5 * moments.dims * self._ratio(moments, t, s)
 
 
 RULES: dict[str, Rule] = {rule.name: rule for rule in (Small(), Large(), LearnedRange(), Optimal())}
@@ -250,6 +258,17 @@ def rule_named(name: str) -> Rule:
         return RULES[name]
     except (KeyError, TypeError):
         raise InputError(f"variance is one of {', '.join(RULES)}; got {name!r}") from None
+
+
+def rules_by_word() -> dict[str, str]:
+    """The rules that diffusers knows, by its words for them.
+
+    Examples
+    --------
+    >>> rules_by_word()["fixed_large"]
+    'large'
+    """
+    return {word: rule.name for rule in RULES.values() for word in rule.diffusers}
 
 
 def rules_for(outputs_variance: bool) -> list[Rule]:

@@ -215,15 +215,6 @@ class Halfway(variance.Rule):
     def decoder_log_variance(self, noise, t, v, error):
         return noise.log_g2[t] - np.log(4)
 
-    def jump_costs(self, moments, t, s):
-        u = self.log_ratio(moments.noise, t, s, None, None)
-        gap = moments.noise.snr_gap(t, s)
-        return 0.5 * (moments.dims * (u + np.expm1(-u)) + gap * np.exp(-u) * moments.mse[t])
-
-    def slopes(self, moments, t, s):
-        u = self.log_ratio(moments.noise, t, s, None, None)
-        return 0.5 * moments.noise.snr_gap(t, s) * np.exp(-u)
-
 
 DATA = np.random.default_rng(1).integers(0, 256, (3, 5))
 NOISE = NoiseSchedule.cosine(12)
@@ -266,6 +257,21 @@ def test_a_new_rule_is_one_class_and_one_entry(monkeypatch):
     assert not torch.equal(*drawn)
 
 
+@pytest.mark.parametrize("rule", ["small", "large", "optimal"])
+def test_costs_and_slopes_follow_from_the_ratio(rule):
+    costs = measure(toy_model(), DATA, per_step=3, progress=False).with_variance(rule)
+    t, s = np.array([12, 12, 7, 3]), np.array([1, 11, 2, 2])
+    gap, m, D, a = NOISE.snr_gap(t, s), costs.mse[t], 5, NOISE.noise_gain(t, s)
+    stated, slopes = {
+        "small": (0.5 * gap * m, 0.5 * gap),
+        "large": (0.5 * (D * (a + np.expm1(-a)) + gap * np.exp(-a) * m), 0.5 * gap * np.exp(-a)),
+        "optimal": (0.5 * D * np.log1p(gap * m / D), 0.5 * gap / (1 + gap * m / D)),
+    }[rule]
+    for found in (costs.jump_costs(t, s), variance.Rule.jump_costs(costs.rule, costs, t, s)):
+        np.testing.assert_allclose(found, stated, rtol=2e-15)
+    np.testing.assert_allclose(costs.rule.slopes(costs, t, s), slopes, rtol=2e-15)
+
+
 def test_a_new_rule_is_kept_in_files(monkeypatch, tmp_path):
     monkeypatch.setitem(variance.RULES, "halfway", Halfway())
     costs = measure(toy_model(), DATA, per_step=3, progress=False).with_variance("halfway")
@@ -279,7 +285,8 @@ def test_a_new_rule_is_kept_in_files(monkeypatch, tmp_path):
 
 QUOTED = {
     "02_elbo_is_a_path": [elbo.jump_cost, elbo.decoder_cost, elbo.prior_cost],
-    "03_one_call_every_jump": [type(rule) for rule in variance.RULES.values()]
+    "03_one_call_every_jump": [variance.Rule]
+    + [type(rule) for rule in variance.RULES.values()]
     + [statistics.node_functions],
     "05_faster": [recursion.reference, variance.Small.lines, variance.Large.lines]
     + [kernel.py_func for kernel in (envelope._push, envelope._find, envelope._row)],

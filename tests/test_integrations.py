@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler
+from test_architecture import Halfway
 
 import dpdiff
-from dpdiff import InputError, Schedule, models
+from dpdiff import InputError, Schedule, models, variance
 from dpdiff.diffusers import AncestralScheduler, UnevenDDIMScheduler
+from dpdiff.export import snippet
 from dpdiff.noise import NoiseSchedule
 from dpdiff.runtime import random_streams
 from dpdiff.sampling import DDIM, Ancestral, Call
@@ -85,6 +87,22 @@ def test_stock_pipeline_draws_what_sample_draws(pipe, denoiser, costs, same_nois
     expected = dpdiff.sample(ours, UNEVEN, n=N, progress=False)
     assert expected.std() > 0.1
     np.testing.assert_allclose(images, as_image(expected), atol=1e-5)
+
+
+def test_a_new_rule_is_exported_and_pipelines_take_it(monkeypatch, pipe, denoiser, same_noise):
+    monkeypatch.setitem(variance.RULES, "halfway", Halfway())
+    ours = denoiser.with_variance("halfway")
+    *lines, last = snippet("diffusers-scheduler", UNEVEN, ours).splitlines()
+    exec(compile("\n".join(lines), "snippet", "exec"), {"pipe": pipe})
+    assert last.endswith("pipe(num_inference_steps=6).images")
+    same_noise(UNEVEN)
+    images = pipe(batch_size=N, num_inference_steps=UNEVEN.steps, output_type="pt").images
+    expected, large = (
+        dpdiff.sample(one, UNEVEN, n=N, progress=False)
+        for one in (ours, denoiser.with_variance("large"))
+    )
+    np.testing.assert_allclose(images, as_image(expected), atol=1e-5)
+    assert np.abs(as_image(large) - as_image(expected)).max() > 0.05
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])

@@ -17,6 +17,7 @@ from dpdiff.cli.samples import optimize_for_samples
 from dpdiff.errors import InputError
 from dpdiff.runtime import checkpoints
 from dpdiff.runtime.workers import device, join
+from dpdiff.variance import rule_named
 
 if TYPE_CHECKING:
     from dpdiff.costs.costs import Costs
@@ -55,7 +56,9 @@ def _measure_into(out: Path, options: argparse.Namespace) -> Costs:
     workers, unfinished = join(), Path(f"{out}.parts")
     if unfinished.exists() and not unfinished.is_dir():
         raise InputError(f"{unfinished}, where unfinished work is kept, is a file: move it away")
-    rule = None if options.variance == "optimal" else options.variance  # which is read off costs
+    rule = options.variance
+    if rule and rule_named(rule).needs_error:
+        rule = None  # it is read off costs
     denoiser = inputs.denoiser_for(options, rule=rule)
     checks.budgets_for(options.steps, BUDGETS, denoiser.noise.T)  # now, not when all is measured
     images = inputs.images_for(options, denoiser)

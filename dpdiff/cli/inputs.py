@@ -17,6 +17,7 @@ import dpdiff
 from dpdiff.errors import InputError
 from dpdiff.runtime import random_streams
 from dpdiff.runtime.workers import device, join
+from dpdiff.variance import rule_named
 
 if TYPE_CHECKING:
     from dpdiff.costs.costs import Costs
@@ -60,7 +61,8 @@ def denoiser_for(options: argparse.Namespace, *, rule: str | None) -> Denoiser:
         denoiser = denoiser.with_precision(options.precision, compile=options.compile)
     if rule is None:
         return denoiser
-    return denoiser.with_variance(rule, costs_for(options) if rule == "optimal" else None)
+    costs = costs_for(options) if rule_named(rule).needs_error else None
+    return denoiser.with_variance(rule, costs)
 
 
 def _loaded(model: str, flags: str | None, place: str) -> Denoiser:

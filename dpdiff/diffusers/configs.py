@@ -14,9 +14,9 @@ from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
 from dpdiff.parameterization import check_parameterization, parameterization_named
 from dpdiff.schedule import Schedule
-from dpdiff.scheduler_table import PREDICTION_TYPES, VARIANCE_TYPES, our_word, their_word
+from dpdiff.scheduler_table import PREDICTION_TYPES, our_word, their_word
+from dpdiff.variance import RULES, rule_named, rules_by_word
 
-RULES_BY_WORD = VARIANCE_TYPES | {"optimal": "optimal"}
 OWN_SOURCE = "dpdiff"  # the source of settings that no config of diffusers describes
 # Settings that change what a network's output means, and the value that does not.
 NEUTRAL = {"thresholding": False, "predict_epsilon": True}
@@ -41,13 +41,14 @@ class SchedulerSettings(NamedTuple):
         return parameterization_named(self.predicts, self.sigma_data).input_scale(*scales)
 
     def spread_error(self, schedule: Schedule, error: Sequence[float] | None) -> np.ndarray | None:
-        """m(t)/D, known at the schedule's steps; of the optimal variance alone."""
-        if self.variance != "optimal":
+        """m(t)/D, known at the schedule's steps; of rules that need it."""
+        rule = self.variance
+        if not rule_named(rule).needs_error:
             return None
         if len(error or ()) != schedule.steps:
             raise InputError(
-                "the optimal variance needs m(t)/D at each of the schedule's steps; measure the "
-                'costs and use from_denoiser(denoiser.with_variance("optimal", costs), schedule)'
+                f"the {rule} variance needs m(t)/D at each of the schedule's steps; measure the "
+                f'costs and use from_denoiser(denoiser.with_variance("{rule}", costs), schedule)'
             )
         spread = np.full(self.noise.T + 1, np.nan)
         spread[list(schedule.timesteps[1:])] = error
@@ -82,7 +83,7 @@ def read_scheduler(config: Mapping[str, Any], source: Any) -> SchedulerSettings:
             sigma_data = scheduler_table.positive({"sigma_data": 0.5} | settings, "sigma_data")
             return SchedulerSettings(noise, predicts, "small", False, sigma_data)
         rule = settings.get("variance_type") or "fixed_small"
-        variance = our_word("variance_type", rule, VARIANCE_TYPES)
+        variance = our_word("variance_type", rule, rules_by_word())
         return SchedulerSettings(noise, predicts, variance, _clips(settings))
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
@@ -122,9 +123,10 @@ def settings_of_denoiser(denoiser: Denoiser) -> dict[str, Any]:
 
 
 def of_settings(about: Mapping[str, Any], rule: str | None) -> SchedulerSettings:
-    """What settings say, under a variance rule in diffusers' words."""
-    if rule not in (None, *RULES_BY_WORD):
-        raise InputError(f"variance_type is one of {', '.join(RULES_BY_WORD)}; got {rule!r}")
+    """What settings say, under a variance rule in diffusers' words or ours."""
+    words = rules_by_word() | {name: name for name in RULES}
+    if rule not in (None, *words):
+        raise InputError(f"variance_type is one of {', '.join(words)}; got {rule!r}")
     if about["source"] == OWN_SOURCE:
         noise = NoiseSchedule.from_arrays({k: np.array(v) for k, v in about["noise"].items()})
         output = (about["predicts"], "small", about["clip_sample"], about["sigma_data"])
@@ -133,4 +135,4 @@ def of_settings(about: Mapping[str, Any], rule: str | None) -> SchedulerSettings
         config = {**about, "_class_name": about["source"]}
         settings = read_scheduler(config, "the scheduler's config")
     check_parameterization(settings.predicts, settings.sigma_data, settings.noise)
-    return settings._replace(variance=RULES_BY_WORD[rule or "fixed_small"])
+    return settings._replace(variance=words[rule or "fixed_small"])

@@ -23,6 +23,7 @@ from dpdiff.diffusers.pipelines import PIPELINES, Conditions, PipelineParts
 from dpdiff.errors import InputError
 from dpdiff.runtime import formats
 from dpdiff.runtime.files import regular
+from dpdiff.variance import rule_named
 
 OWN_FILE = "dpdiff.json"
 INDEX = "model_index.json"
@@ -96,7 +97,7 @@ def of_images(
 ) -> Denoiser:
     """The denoiser of images that a ``UNet2DModel`` is, for one class if it knows classes."""
     shape = image_shape(network.config, source)
-    outputs = shape[0] * (2 if settings.variance == "learned_range" else 1)
+    outputs = shape[0] * (2 if rule_named(settings.variance).needs_output else 1)
     if network.config.out_channels != outputs:
         raise InputError(
             f"{source}: with the variance {settings.variance} the network gives {outputs} channels "

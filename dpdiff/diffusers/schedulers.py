@@ -28,7 +28,7 @@ from dpdiff.diffusers import configs
 from dpdiff.errors import InputError
 from dpdiff.sampling import DDIM, Call, Sampler, sampler_for
 from dpdiff.schedule import Schedule, finite_sigmas
-from dpdiff.scheduler_table import VARIANCE_TYPES, their_word
+from dpdiff.variance import rule_named
 
 Generators = torch.Generator | list[torch.Generator] | None
 
@@ -56,8 +56,8 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
     schedule : Schedule or sequence of int
         The nodes ``0 … T``.
     variance_type : str, optional
-        ``fixed_small``, ``fixed_large``, ``learned_range`` or ``optimal``; by default the
-        config's, else ``fixed_small``.
+        ``fixed_small``, ``fixed_large``, ``learned_range``, ``optimal`` or any rule of
+        :mod:`dpdiff.variance`; by default the config's, else ``fixed_small``.
     error : sequence of float, optional
         m(t)/D at ``τ_1 … τ_K``, which ``optimal`` needs.
     sampler : str or dpdiff.sampling.Sampler, optional
@@ -160,11 +160,11 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
         >>> scheduler.timesteps
         tensor([3999,   89])
         """
-        error = None
-        if denoiser.variance == "optimal":
+        rule, error = denoiser.rule, None
+        if rule.needs_error:
             error = denoiser.error[list(schedule.timesteps[1:])].tolist()
-        rule = their_word(VARIANCE_TYPES, denoiser.variance)
-        return cls(configs.settings_of_denoiser(denoiser), schedule, rule, error, sampler)
+        about = configs.settings_of_denoiser(denoiser)
+        return cls(about, schedule, rule.variance_type, error, sampler)
 
     def set_timesteps(
         self,
@@ -270,7 +270,7 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
     def _denoiser(self, output: Tensor, sample: Tensor) -> Denoiser:
         """A denoiser whose network has spoken already."""
         rule = self.settings.variance if self.sampler.random else "small"
-        learned = rule == "learned_range" or output.shape[1] == 2 * sample.shape[1]
+        learned = rule_named(rule).needs_output or output.shape[1] == 2 * sample.shape[1]
         return Denoiser(
             lambda x, index: output,
             self.noise,

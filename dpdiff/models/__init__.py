@@ -19,7 +19,7 @@ from dpdiff.diffusers.pipelines import conditions_of
 from dpdiff.errors import InputError
 from dpdiff.runtime import formats
 from dpdiff.runtime.files import replacing
-from dpdiff.scheduler_table import PREDICTION_TYPES, VARIANCE_TYPES, their_word
+from dpdiff.scheduler_table import PREDICTION_TYPES, their_word
 
 BUNDLED = ("digits", "fashion", "fashion-short", "fashion-linear")
 HOME = Path(__file__).parent
@@ -138,12 +138,12 @@ def save(denoiser: Denoiser, folder: str | Path, **about: Any) -> None:
 
     if denoiser.noise.betas is None:
         raise InputError("only models whose noise schedule is made of betas are saved as folders")
-    rule = "learned_range" if denoiser.outputs_variance else denoiser.variance
+    kind = "learned_range" if denoiser.outputs_variance else denoiser.rule.variance_type
     scheduler = DDPMScheduler(
         num_train_timesteps=denoiser.noise.T,
         trained_betas=denoiser.noise.betas.tolist(),
         prediction_type=their_word(PREDICTION_TYPES["betas"], denoiser.predicts),
-        variance_type=their_word(VARIANCE_TYPES, rule),
+        variance_type=kind,
         clip_sample=denoiser.clip,
     )
     network = copy.deepcopy(denoiser.network)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dpdiff.noise import NoiseSchedule
+from dpdiff.variance import rule_named
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
@@ -45,6 +46,11 @@ class Recipe:
     patience: int = 3
     seed: int = 0
     begins: str | None = None
+
+    @property
+    def learns_variance(self) -> bool:
+        """Whether the network has a variance output."""
+        return rule_named(self.variance).needs_output
 
 
 RECIPES = {
@@ -148,7 +154,7 @@ def build_network(recipe: Recipe) -> UNet2DModel:
     return UNet2DModel(
         sample_size=recipe.shape[1],
         in_channels=channels,
-        out_channels=(2 if recipe.variance == "learned_range" else 1) * channels,
+        out_channels=(2 if recipe.learns_variance else 1) * channels,
         layers_per_block=recipe.layers,
         block_out_channels=recipe.channels,
         down_block_types=[("Attn" if a else "") + "DownBlock2D" for a in recipe.attention],

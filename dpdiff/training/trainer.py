@@ -225,7 +225,7 @@ class Trainer:
     @torch.no_grad()
     def _validate(self) -> None:
         """Judge the average, with the same noise every time, so that changes are the model's."""
-        score = self._bound() if self.recipe.variance == "learned_range" else self._simple()
+        score = self._bound() if self.recipe.learns_variance else self._simple()
         if not np.isfinite(score):
             raise InputError(
                 f"the loss on the validation images is {score} after {self.step} steps: the run "
