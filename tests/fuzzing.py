@@ -294,7 +294,7 @@ class OthersTensors(TrainingCheckpoint):
 
     def read(self):
         try:
-            return formats.read_state_dict(self.path)
+            return formats.read_state_dict(self.path, "network")
         finally:
             torch.set_default_dtype(torch.float32)
 

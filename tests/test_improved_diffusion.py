@@ -312,7 +312,7 @@ def test_bad_flags_are_named(flags, message):
 
 
 def test_flags_are_for_checkpoints():
-    with pytest.raises(InputError, match=r"flags describe \.pt checkpoints"):
+    with pytest.raises(InputError, match=r"flags and key describe checkpoints"):
         load("digits", flags="cifar10_hybrid")
 
 

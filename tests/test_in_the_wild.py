@@ -1,5 +1,6 @@
 """Configs, lists, pipelines and networks as other people have them: read rightly, or refused."""
 
+import argparse
 import ast
 import json
 import re
@@ -11,13 +12,16 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny_pipelines import drawn, unet2d
 
 import dpdiff
 from dpdiff import Conditioned, Denoiser, InputError, NoiseSchedule, Schedule
+from dpdiff.cli import main
 from dpdiff.conditioned import Guided
 from dpdiff.diffusers import UnevenDDIMScheduler
 from dpdiff.export import snippet
+from dpdiff.models import read_weights
 from dpdiff.schedule import COMFYUI_HIGHEST
 
 warnings.filterwarnings("ignore", module="diffusers")
@@ -122,6 +126,92 @@ def test_an_index_may_name_a_class_of_its_own_code(tmp_path):
     index = {"_class_name": ["pipeline", "MyPipeline"], "unet": ["diffusers", "UNet2DModel"]}
     (folder / "model_index.json").write_text(json.dumps(index))
     assert dpdiff.load(folder).shape == (3, 8, 8)
+
+
+# --- checkpoints as trainers save them ---
+
+
+IDDPM = Path(__file__).parent / "data" / "iddpm_tiny_fp16.pt"
+IDDPM_FLAGS = IDDPM.with_name("iddpm_tiny_flags.json")
+
+
+def trainers():
+    """Checkpoints with the same weights inside, and where they are."""
+    weights = torch.load(IDDPM, weights_only=True)
+    other = {name: torch.zeros_like(value) for name, value in weights.items()}
+    optimizer = {"state": {0: {"step": 3, "exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 1}]}
+
+    def under(prefix, state):
+        return {f"{prefix}.{name}": value for name, value in state.items()}
+
+    averaged = under("ema_model.model", weights) | {"initted": torch.tensor(True)}
+    yield (
+        "ema.ema_model.model",
+        {  # lucidrains
+            "step": 20000,
+            "model": under("model", other) | {"betas": torch.zeros(4)},
+            "opt": optimizer,
+            "ema": averaged | {"ema_model.betas": torch.zeros(4), "step": torch.tensor(3)},
+            "scaler": None,
+            "version": "2.0.0",
+        },
+    )
+    args = argparse.Namespace(image_size=256, model="DiT-XL/2")
+    yield "ema", {"model": other, "ema": weights, "opt": optimizer, "args": args}  # DiT
+    yield "model_ema", {"model": other, "model_ema": weights, "opt": optimizer, "epoch": 3}
+    yield "module", under("module", weights)  # DataParallel
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_the_weights_in_a_trainer_s_checkpoint(which, tmp_path):
+    key, checkpoint = list(trainers())[which]
+    path = tmp_path / "model.pt"
+    torch.save(checkpoint, path)
+    own = dpdiff.load(IDDPM, flags=IDDPM_FLAGS)
+    assert dpdiff.load(path, flags=IDDPM_FLAGS, key=key).fingerprint == own.fingerprint
+    weights = torch.load(IDDPM, weights_only=True)
+    read = read_weights(path, key)
+    assert read.keys() == weights.keys()
+    assert all(torch.equal(read[name], weights[name]) for name in weights)
+    if which < 3:
+        with pytest.raises(InputError, match=r"more than one state dict: name one.*key='model'"):
+            dpdiff.load(path, flags=IDDPM_FLAGS)
+    with pytest.raises(InputError, match="nothing under 'averaged': name one of its parts, key="):
+        read_weights(path, "averaged")
+
+
+def test_the_command_line_takes_the_key(tmp_path, capsys):
+    torch.save({"ema": torch.load(IDDPM, weights_only=True), "step": 3}, tmp_path / "model.pt")
+    side = json.loads(IDDPM_FLAGS.read_text())["image_size"]
+    np.save(tmp_path / "images.npy", np.zeros((1, 3, side, side), dtype=np.uint8))
+    command = ["evaluate", "--model", str(tmp_path / "model.pt"), "--schedule", "even:2"]
+    command += ["--data", str(tmp_path / "images.npy"), "--flags", str(IDDPM_FLAGS)]
+    assert main([*command, "--key", "ema"]) == 0
+    assert "even:2" in capsys.readouterr().out
+    assert main(command) == 2
+    assert "key='ema'" in capsys.readouterr().err
+
+
+def test_a_bare_network_in_safetensors(tmp_path):
+    weights = torch.load(IDDPM, weights_only=True)
+    path = tmp_path / "model.safetensors"
+    save_file({f"ema.{name}": value.contiguous() for name, value in weights.items()}, path)
+    own = dpdiff.load(IDDPM, flags=IDDPM_FLAGS)
+    assert dpdiff.load(path, flags=IDDPM_FLAGS, key="ema").fingerprint == own.fingerprint
+    assert "read_weights(path, key=…). Its first names are ema." in refusal(path)
+    (tmp_path / "broken.safetensors").write_bytes(b"broken")
+    assert "cannot be read" in refusal(tmp_path / "broken.safetensors")
+    with pytest.raises(InputError, match="no file of safetensors"):
+        read_weights(tmp_path / "broken.safetensors")
+
+
+def test_files_for_other_programs_are_refused_with_a_way_that_works(tmp_path):
+    whole = tmp_path / "sdxl.safetensors"
+    save_file({"model.diffusion_model.out.2.bias": torch.zeros(4)}, whole)
+    assert "from_single_file(path)" in refusal(whole)
+    for name, said in (("flux.gguf", "GGUFQuantizationConfig"), ("v1-5.ckpt", "from_single_file")):
+        (tmp_path / name).write_bytes(b"GGUF")
+        assert said in refusal(tmp_path / name)
 
 
 # --- what settings mean ---

@@ -50,7 +50,7 @@ def denoiser_for(options: argparse.Namespace, *, rule: str | None) -> Denoiser:
     if options.model is None:
         options.model = "digits"
         options.notes.append("no --model was given: the bundled model 'digits' is meant")
-    denoiser = _loaded(options.model, options.flags, device(options.device))
+    denoiser = _loaded(options, device(options.device))
     folder = Path(options.model)
     if folder.is_dir() and denoiser.levels == 256 and not (folder / "dpdiff.json").exists():
         options.notes.append(
@@ -65,17 +65,19 @@ def denoiser_for(options: argparse.Namespace, *, rule: str | None) -> Denoiser:
     return denoiser.with_variance(rule, costs)
 
 
-def _loaded(model: str, flags: str | None, place: str) -> Denoiser:
+def _loaded(options: argparse.Namespace, place: str) -> Denoiser:
+    model = options.model
     if OWN.fullmatch(model) and not os.path.exists(model):
         return _own(model, place)
     path = Path(model)
-    if path.suffix in (".pth", ".bin", ".ckpt", ".safetensors") and path.is_file():
+    unknown = path.suffix == ".safetensors" and options.flags is None
+    if (unknown or path.suffix in (".pth", ".bin", ".ckpt")) and path.is_file():
         raise InputError(
             f"{model} tells weights and no layout. If it is a checkpoint of improved-diffusion or "
             "guided-diffusion, give it the ending .pt and add --flags; a network of your own is "
             "named by the function that makes it, --model package.module:function"
         )
-    return dpdiff.load(model, flags=flags, device=place)
+    return dpdiff.load(model, flags=options.flags, key=options.key, device=place)
 
 
 def _own(name: str, place: str) -> Denoiser:

@@ -115,7 +115,7 @@ def _add_uses(commands: Any) -> None:
     command.add_argument("schedule", help=spelling)
     command.add_argument("--to", required=True, choices=FORMATS, help="program or format")
     command.add_argument("--model", help=f"{MODEL}; {ASSUMED}, where a model is needed")
-    command.add_argument("--flags", help="of a .pt checkpoint: JSON file, flag string or preset")
+    _add_checkpoint(command)
     _add_variance(command, "the model's own")
     _add_costs(command)
     command.set_defaults(device="cpu", precision="float32", compile=False)
@@ -146,9 +146,14 @@ def _command(
     return command
 
 
+def _add_checkpoint(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--flags", help="of a .pt checkpoint: JSON file, flag string or preset")
+    command.add_argument("--key", help="of a checkpoint that holds more, such as 'ema'")
+
+
 def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", help=f"{MODEL}; {ASSUMED}")
-    command.add_argument("--flags", help="of a .pt checkpoint: JSON file, flag string or preset")
+    _add_checkpoint(command)
     command.add_argument(
         "--device", default="cpu", help="torch device; 'cuda' is each worker's own GPU"
     )

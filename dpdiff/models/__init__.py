@@ -26,6 +26,7 @@ HOME = Path(__file__).parent
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 FETCHED = ["*.json", "*diffusion_pytorch_model*.safetensors"]  # not those of text encoders
 UNUSED = ["*.fp16.safetensors", "*.non_ema.safetensors"]
+CHECKPOINTS = (".pt", ".safetensors")
 PICKLES = (".pth", ".ckpt", ".bin", ".pkl")
 
 
@@ -33,6 +34,7 @@ def load(
     model: Any,
     *,
     flags: Mapping[str, Any] | str | Path | None = None,
+    key: str | None = None,
     device: str | torch.device | None = None,
     **conditions: Any,
 ) -> Denoiser:
@@ -45,14 +47,16 @@ def load(
         models; or a diffusers folder, either a pipeline, or a ``UNet2DModel`` with
         ``scheduler_config.json`` beside its config; or the id of such a folder on the Hugging
         Face hub, ``"owner/name"``, of which only configs and safetensors are fetched, and none of
-        text encoders; or a ``.pt`` checkpoint of improved-diffusion or guided-diffusion, with its
-        flags; or a pipeline of diffusers in memory. Pipelines are those of DDPM, DDIM and
-        ScoreSdeVe, LDM, DiT, Stable Diffusion, its XL and 3, and Flux.
+        text encoders; or a ``.pt`` or ``.safetensors`` checkpoint of improved-diffusion or
+        guided-diffusion, with its flags; or a pipeline of diffusers in memory. Pipelines are those
+        of DDPM, DDIM and ScoreSdeVe, LDM, DiT, Stable Diffusion, its XL and 3, and Flux.
     flags : mapping, str or Path, optional
         What a ``.pt`` checkpoint was trained with: a mapping, a JSON file, a flag string as in
         ``"--image_size 64 --num_channels 128 …"``, or a preset for a published model:
         ``cifar10_hybrid``, ``cifar10_vlb``, ``imagenet64_hybrid``, ``imagenet64_vlb``,
         ``lsun_bedroom``.
+    key : str, optional
+        Where in a checkpoint the weights are, if it holds more: see :func:`read_weights`.
     device : str or torch.device, optional
         Where the weights go; by default the CPU, and where it is for a pipeline in memory.
     **conditions
@@ -83,14 +87,42 @@ def load(
     given = conditions_of(conditions)
     if not isinstance(model, str | Path):
         return from_pipeline(model, given, device)
-    if Path(model).suffix == ".pt":
+    if Path(model).suffix in CHECKPOINTS and not os.path.isdir(model):
         from dpdiff.models.improved_diffusion import load_checkpoint
 
         given.check((), model)
-        return load_checkpoint(model, flags, device=device or "cpu")
-    if flags is not None:
-        raise InputError(f"flags describe .pt checkpoints; the model {str(model)!r} is none")
+        return load_checkpoint(model, flags, key=key, device=device or "cpu")
+    if flags is not None or key is not None:
+        raise InputError(f"flags and key describe checkpoints; the model {str(model)!r} is none")
     return from_folder(_folder(model), given, device)
+
+
+def read_weights(path: str | Path, key: str | None = None) -> dict[str, torch.Tensor]:
+    """The weights in a checkpoint of a network of your own, for its ``load_state_dict``.
+
+    Parameters
+    ----------
+    path : str or Path
+        What ``torch.save`` wrote, of which no code is run, or ``.safetensors``.
+    key : str, optional
+        What the names of the weights begin with: ``ema.ema_model.model`` in the checkpoints of
+        lucidrains' denoising-diffusion-pytorch, ``ema`` in DiT's, ``model_ema`` in k-diffusion's.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged or holds more than tensors and numbers; or several state dicts, of
+        which ``key`` names none: their names are told.
+
+    Examples
+    --------
+    >>> network.load_state_dict(read_weights("model-20.pt", "ema.ema_model.model"))
+    ... # doctest: +SKIP
+    """
+    try:
+        return formats.read_state_dict(path, key)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def load_costs(model: str | Path) -> Costs:
@@ -166,10 +198,17 @@ def _folder(model: str | Path) -> Path:
     folder = HOME / model if model in BUNDLED else Path(model)
     if os.path.isdir(folder):  # False also where a path is too long to be one
         return folder
+    if folder.suffix == ".gguf":
+        raise InputError(
+            f"{model} holds quantised weights of one part of a pipeline: let diffusers put them in "
+            "one, from_single_file(…, quantization_config=GGUFQuantizationConfig(…)), and load "
+            "that pipeline"
+        )
     if folder.suffix in PICKLES:
         raise InputError(
             f"{model}: files of this kind are programs, which are not run here. A state dict of "
-            "improved-diffusion or guided-diffusion is read as .pt, with flags: rename it; any "
+            "improved-diffusion or guided-diffusion is read as .pt, with flags: rename it; a whole "
+            "pipeline in one file, load with diffusers' from_single_file, and then that; any "
             "other, load with its own code and wrap the network in dpdiff.Denoiser"
         )
     if isinstance(model, str) and HUB_ID.fullmatch(model) and not os.path.isdir(folder.parent):

@@ -47,6 +47,8 @@ MULTIPLIERS = {
 }
 NOISE_SCHEDULES = ("linear", "cosine")
 NORM_GROUPS = 32
+# What names begin with in single files of whole pipelines, and of the transformers of today's.
+OF_PIPELINES = ("model.diffusion_model.", "first_stage_model.", "double_blocks.", "joint_blocks.")
 LARGEST = 2**14  # of sizes in pixels, channels and blocks
 
 # Flags of training and precision, which a trained network in float32 does not depend on.
@@ -440,17 +442,20 @@ def load_checkpoint(
     path: str | Path,
     flags: Mapping[str, Any] | str | Path | None,
     *,
+    key: str | None = None,
     device: str | torch.device = "cpu",
 ) -> Denoiser:
-    """Load an unconditional ``.pt`` checkpoint of improved-diffusion or guided-diffusion.
+    """Load an unconditional checkpoint of improved-diffusion or guided-diffusion.
 
     Parameters
     ----------
     path : str or Path
-        A state dict of the U-Net, as ``torch.save`` wrote it. It is read as tensors only: no code
-        in it is run.
+        A state dict of the U-Net, as ``torch.save`` wrote it, or ``.safetensors``. It is read as
+        tensors only: no code in it is run.
     flags : mapping, str or Path
         What it was trained with: see :meth:`dpdiff.models.improved_diffusion.Flags.read`.
+    key : str, optional
+        Where in the file they are, if it holds more: see :func:`dpdiff.models.read_weights`.
     device : str or torch.device
         Where the weights go.
 
@@ -490,9 +495,11 @@ def load_checkpoint(
     >>> load_checkpoint("cifar10_uncond_50M_500K.pt", "cifar10_hybrid")  # doctest: +SKIP
     Denoiser(...)
     """
+    if flags is None and Path(path).suffix == ".safetensors":
+        raise InputError(f"{path} tells weights and no layout: {_layout_of(path)}")
     settings = Flags.read(flags)
     try:
-        network = convert(formats.read_state_dict(path), settings)
+        network = convert(formats.read_state_dict(path, key), settings)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     fixed = "small" if settings.sigma_small else "large"
@@ -502,6 +509,28 @@ def load_checkpoint(
         predicts="x0" if settings.predict_xstart else "eps",
         variance="learned_range" if settings.learn_sigma else fixed,
         shape=(3, settings.image_size, settings.image_size),
+    )
+
+
+def _layout_of(path: str | Path) -> str:
+    """What to do with a single file of weights whose names say what it is."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+    except Exception as error:  # a damaged file leads its reader to errors of any kind
+        raise InputError(f"{path} cannot be read: {error}") from error
+    if any(name.startswith(OF_PIPELINES) for name in names):
+        return (
+            "it is of a whole pipeline or its transformer. Let diffusers read it, pipe = "
+            "diffusers.StableDiffusionPipeline.from_single_file(path), or the class that it is "
+            "of, and load that: dpdiff.load(pipe, …)"
+        )
+    return (
+        "of improved-diffusion or guided-diffusion, say its flags; a UNet2DModel of diffusers lies "
+        "in a folder with config.json and scheduler_config.json; into a network of your own go "
+        f"dpdiff.models.read_weights(path, key=…). Its first names are {', '.join(names[:3])}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import io
 import json
@@ -9,6 +10,8 @@ import math
 import pickle
 import re
 import zipfile
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -369,8 +372,15 @@ def read_tensors(path: str | Path, device: str | torch.device) -> dict[str, Any]
         raise InputError(f"{path} {error}") from error
 
 
-def read_state_dict(path: str | Path) -> dict[str, Any]:
+def read_state_dict(path: str | Path, key: str | None = None) -> dict[str, Any]:
     """The state dict in a file of others, on the CPU; no code in it is run.
+
+    Parameters
+    ----------
+    path : str or Path
+        Of ``torch.save``, or ``.safetensors``.
+    key : str, optional
+        Where in the file it is, as of :func:`part_of`.
 
     Raises
     ------
@@ -382,8 +392,59 @@ def read_state_dict(path: str | Path) -> dict[str, Any]:
         regular(path)
     except InputError as error:
         raise InputError(f"cannot be read: {error}") from error
+    if Path(path).suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        try:
+            return part_of(load_file(path), key)
+        except Exception as error:  # a damaged file leads its reader to errors of any kind
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"is damaged, or no file of safetensors: {error}") from error
     with open(path, "rb") as file:
-        return _state_dict(file, "cpu")
+        return part_of(_state_dict(file, "cpu"), key)
+
+
+def part_of(checkpoint: Mapping[str, Any], key: str | None) -> dict[str, Any]:
+    """The tensors of a checkpoint whose names begin with a key and a dot, without these.
+
+    Trainers save dicts of several, in which names go on: lucidrains' trainer has the averaged
+    weights of its network under ``ema.ema_model.model``, DiT's under ``ema``, k-diffusion's under
+    ``model_ema``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> part_of({"step": 3, "ema": {"net.bias": torch.zeros(1)}}, "ema.net")
+    {'bias': tensor([0.])}
+    >>> part_of({"step": 3, "ema": {"net.bias": torch.zeros(1)}}, None)
+    Traceback (most recent call last):
+    dpdiff.errors.InputError: holds more than one state dict: name one of its parts, key='ema'
+    """
+    from torch import Tensor
+
+    flat: dict[str, Any] = {}
+
+    def flatten(part: Mapping[str, Any], prefix: str, depth: int = 8) -> None:
+        for name, value in part.items():
+            if isinstance(value, Mapping) and depth:
+                flatten(value, f"{prefix}{name}.", depth - 1)
+            else:
+                flat[f"{prefix}{name}"] = value
+
+    flatten(checkpoint, "")
+    parts = [name for name, value in checkpoint.items() if isinstance(value, Mapping)]
+    if key is None and not parts:
+        return dict(checkpoint)
+    begin = "" if key is None else f"{key}."
+    found = {name.removeprefix(begin): v for name, v in flat.items() if name.startswith(begin)}
+    found = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    if key is None or not found:
+        known = parts or sorted({name.split(".")[0] for name in flat})
+        names = ", ".join(f"key={name!r}" for name in known[:8])
+        what = f"has nothing under {key!r}" if key else "holds more than one state dict"
+        raise InputError(f"{what}: name one of its parts, {names}")
+    return found
 
 
 def _state_dict(file: Any, device: str | torch.device) -> dict[str, Any]:
@@ -394,7 +455,10 @@ def _state_dict(file: Any, device: str | torch.device) -> dict[str, Any]:
             with zipfile.ZipFile(file) as archive:
                 check_members(archive, TENSORS_AT_MOST, stored=True)
         file.seek(0)
-        state = torch.load(file, map_location=device, weights_only=True)
+        # DiT's trainer keeps its settings in one; torch 2.4 has no way to say that they do no harm.
+        safe = getattr(torch.serialization, "safe_globals", lambda names: nullcontext())
+        with safe([argparse.Namespace]):
+            state = torch.load(file, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         match = re.search(r"GLOBAL (\S+)", str(error))
         need = f"{match[1]} would have to be run" if match else "it is no plain pickle of tensors"
