@@ -7,6 +7,7 @@ import re
 import runpy
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ import pytest
 from PIL import Image
 
 import dpdiff
+from dpdiff.costs.smoothing import smoother
+from dpdiff.strides import axis
 
 BOOK = Path(__file__).resolve().parent.parent / "book"
 STATIC = BOOK / "static"
@@ -21,6 +24,7 @@ RUNNER = Path(__file__).resolve().parent / "explorer_in_node.js"
 MODULE = runpy.run_path(str(BOOK / "explorer.py"))
 MODELS = tuple(MODULE["MODELS"])
 NODE = shutil.which("node")
+JUMPS = [(1, 0), (150, 0), (2, 1), (150, 1), (150, 149), (77, 30), (99, 98)]
 needs_node = pytest.mark.skipif(NODE is None, reason="node is not installed")
 
 
@@ -173,19 +177,33 @@ def own(tmp_path_factory):
 def test_a_readers_file_is_solved_as_dpdiff_solves_it(own, rule, smooth):
     path, costs = own
     costs = (costs.smoothed(0.2) if smooth else costs).with_variance(rule)
-    jumps = [(1, 0), (150, 0), (2, 1), (150, 1), (150, 149), (77, 30), (99, 98)]
     schedules = some_schedules(costs.T)
     answer = node(
-        file=str(path), variance=rule, smooth=smooth, jumps=jumps, solve=64,
+        file=str(path), variance=rule, smooth=smooth, jumps=JUMPS, solve=64,
         scores=[schedule.timesteps for schedule in schedules],
     )  # fmt: skip
-    np.testing.assert_allclose(answer["jumps"], costs.jump_costs(*np.array(jumps).T), rtol=1e-9)
+    np.testing.assert_allclose(answer["jumps"], costs.jump_costs(*np.array(JUMPS).T), rtol=1e-9)
     expected = [total(costs, schedule) for schedule in schedules]
     np.testing.assert_allclose(answer["scores"], expected, rtol=1e-9)
     plan = dpdiff.solve(costs, max_steps=64)
     assert len(answer["paths"]) == 64
     for steps, nodes in enumerate(answer["paths"], start=1):
         assert tuple(nodes) == plan.schedule(steps).timesteps, steps
+
+
+@needs_node
+def test_averaged_squares_stay_positive_as_dpdiffs_do(own, tmp_path):
+    """Where a line would fall below zero, beside a value that stands out."""
+    _, costs = own
+    statistics = {name: values.copy() for name, values in costs.statistics.items()}
+    statistics["mse"][[3, 148]] *= 1e8
+    costs = replace(costs, statistics=statistics)
+    x = axis(costs.noise)
+    assert (smoother(x, 0.2) @ costs.mse[1:] < 0).any()
+    costs.save(tmp_path / "costs.npz")
+    answer = node(file=str(tmp_path / "costs.npz"), variance="small", smooth=True, jumps=JUMPS)
+    expected = costs.smoothed(0.2).with_variance("small").jump_costs(*np.array(JUMPS).T)
+    np.testing.assert_allclose(answer["jumps"], expected, rtol=1e-9)
 
 
 @needs_node
