@@ -12,6 +12,8 @@ from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
 from dpdiff.schedule import Schedule
 
+#: Numbers of steps that are solved for and reported where none are named.
+BUDGETS = (8, 16, 32, 64, 128, 256)
 LOWEST = -10.0  # log SNR below which a step changes nothing that can be seen
 
 

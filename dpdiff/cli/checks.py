@@ -1,4 +1,4 @@
-"""What can be refused before any work begins: output paths, budgets, numbers."""
+"""Checks before any work begins: output paths, budgets, numbers."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dpdiff.errors import InputError
+from dpdiff.strides import BUDGETS
 
 LONGEST_NAME = 200  # bytes; file systems take 255, and results have companions with longer names
 
 
-def output_file(text: str, *, what: str) -> Path:
-    """A file that can be written, or replaced.
+def output_file(text: str) -> Path:
+    """The file that ``--out`` names, if it can be written or replaced.
 
     Raises
     ------
@@ -22,49 +23,56 @@ def output_file(text: str, *, what: str) -> Path:
         If it has no name, its folder does not exist or cannot be written to, or there is
         something else than a file.
     """
-    path = _path(text, what)
+    path = _path(text)
     try:
         if path.exists() and not path.is_file():
-            raise InputError(f"{what} {text!r} is no file that could be written: give a file name")
+            raise InputError(f"--out {text!r} is no file that could be written: give a file name")
         if not path.parent.is_dir():
             raise InputError(f"there is no folder {path.parent} to write {path.name} into")
     except OSError as error:
-        raise InputError(f"{what} {text!r}: {error.strerror}") from error
-    _check_writable(path.parent, text, what)
+        raise InputError(f"--out {text!r}: {error.strerror}") from error
+    _check_writable(path.parent, text)
     return path
 
 
-def output_folder(text: str, *, what: str) -> Path:
-    """A folder that is there or can be made.
+def output_folder(text: str) -> Path:
+    """The folder that ``--out`` names, if it is there or can be made.
 
     Raises
     ------
     InputError
         If it has no name, or a part of the path is no folder, or cannot be written to.
     """
-    path = _path(text, what)
+    path = _path(text)
     try:
         there = next(place for place in (path, *path.absolute().parents) if place.exists())
         if not there.is_dir():
             raise InputError(f"cannot make the folder {text!r}: {there} is a file")
     except OSError as error:
-        raise InputError(f"{what} {text!r}: {error.strerror}") from error
-    _check_writable(there, text, what)
+        raise InputError(f"--out {text!r}: {error.strerror}") from error
+    _check_writable(there, text)
     return path
 
 
-def _path(text: str, what: str) -> Path:
+def _path(text: str) -> Path:
     if not text.strip() or "\0" in text:
-        raise InputError(f"{what} {text!r} is no name for a file")
+        raise InputError(f"--out {text!r} is no name for a file")
     path = Path(text)
     if max(len(os.fsencode(part)) for part in (*path.parts, "")) > LONGEST_NAME:
-        raise InputError(f"{what} has a name of more than {LONGEST_NAME} bytes: give a shorter one")
+        raise InputError(f"--out has a name of more than {LONGEST_NAME} bytes: give a shorter one")
     return path
 
 
-def _check_writable(folder: Path, text: str, what: str) -> None:
+def _check_writable(folder: Path, text: str) -> None:
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"{what} {text!r}: the folder {folder} may not be written to")
+        raise InputError(f"--out {text!r}: the folder {folder} may not be written to")
+
+
+def unfinished_folder(path: Path) -> Path:
+    """Where the finished part of a job is kept until all of it is done."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path}, where unfinished work is kept, is a file: move it away")
+    return path
 
 
 def make_folder(path: Path) -> None:
@@ -75,12 +83,12 @@ def make_folder(path: Path) -> None:
         raise InputError(f"cannot make the folder {path}: {error.strerror}") from error
 
 
-def budgets_for(given: Sequence[int] | None, usual: Sequence[int], T: int) -> list[int]:
+def budgets_for(given: Sequence[int] | None, T: int, usual: Sequence[int] = BUDGETS) -> list[int]:
     """The budgets to report: those that were asked for, or the usual ones that the grid has.
 
     Examples
     --------
-    >>> budgets_for(None, (8, 16, 32), T=20), budgets_for(None, (8, 16), T=5)
+    >>> budgets_for(None, T=20), budgets_for(None, T=5)
     ([8, 16], [5])
     """
     if given is None:
@@ -91,12 +99,12 @@ def budgets_for(given: Sequence[int] | None, usual: Sequence[int], T: int) -> li
     return list(given)
 
 
-def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+def integer(least: int, most: int | None = None) -> Callable[[str], int]:
     """An option's type: a whole number of at least, and perhaps at most, so much.
 
     Examples
     --------
-    >>> whole(2)("12")
+    >>> integer(2)("12")
     12
     """
     allowed = f"a whole number of at least {least}" if most is None else f"in {least}…{most}"
@@ -111,25 +119,25 @@ def whole(least: int, most: int | None = None) -> Callable[[str], int]:
     return read
 
 
-def real(least: float, most: float, *, above: bool = False) -> Callable[[str], float]:
+def number(least: float, most: float, *, above: bool = False) -> Callable[[str], float]:
     """An option's type: a number from ``least`` (not itself, if ``above``) to ``most``.
 
     Examples
     --------
-    >>> real(0, 1)("0.5")
+    >>> number(0, 1)("0.5")
     0.5
     """
 
     def read(text: str) -> float:
         try:
-            number = float(text)
+            value = float(text)
         except ValueError:
-            number = math.nan
-        fits = least < number if above else least <= number
-        if not fits or not number <= most or math.isinf(number):
+            value = math.nan
+        fits = least < value if above else least <= value
+        if not fits or not value <= most or math.isinf(value):
             allowed = f"above {least}" if above else f"in [{least}, {most}]"
             raise argparse.ArgumentTypeError(f"{_shown(text)} is not a number {allowed}")
-        return number
+        return value
 
     return read
 

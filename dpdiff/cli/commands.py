@@ -1,4 +1,4 @@
-"""What each command does, once its options are read."""
+"""The commands: what each does with its options."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 # Options that decide what is in a costs file.
 DECISIVE = ("model", "data", "split", "seed", "batch_size", "variance", "precision", "compile")
-BUDGETS = (8, 16, 32, 64, 128, 256)
 REGRET = 0.01  # bits/dim that `optimize` measures down to unless it is given an amount
 
 
@@ -34,7 +33,7 @@ def optimize(options: argparse.Namespace) -> None:
     """Measure, solve, write the schedules, print the table."""
     if options.aim == "samples":
         return optimize_for_samples(options)
-    folder = checks.output_folder(options.out, what="--out")
+    folder = checks.output_folder(options.out)
     out = folder / "costs.npz"
     if out.exists() and not out.is_file():
         raise InputError(f"{out} is no file that could be written: give another --out")
@@ -42,25 +41,23 @@ def optimize(options: argparse.Namespace) -> None:
         options.regret = REGRET
     costs = _measure_into(out, options)
     if join().first:
-        budgets = checks.budgets_for(options.steps, BUDGETS, costs.T)
+        budgets = checks.budgets_for(options.steps, costs.T)
         report(costs, budgets, options.model, folder, options.smooth)
 
 
 def measure(options: argparse.Namespace) -> None:
     """Measure a model's costs and write them."""
-    _measure_into(checks.output_file(options.out, what="--out"), options)
+    _measure_into(checks.output_file(options.out), options)
 
 
 def _measure_into(out: Path, options: argparse.Namespace) -> Costs:
     """Check all that can be checked, then measure, and write a costs file."""
-    workers, unfinished = join(), Path(f"{out}.parts")
-    if unfinished.exists() and not unfinished.is_dir():
-        raise InputError(f"{unfinished}, where unfinished work is kept, is a file: move it away")
+    workers, unfinished = join(), checks.unfinished_folder(Path(f"{out}.parts"))
     rule = options.variance
     if rule and rule_named(rule).needs_error:
         rule = None  # it is read off costs
     denoiser = inputs.denoiser_for(options, rule=rule)
-    checks.budgets_for(options.steps, BUDGETS, denoiser.noise.T)  # now, not when all is measured
+    checks.budgets_for(options.steps, denoiser.noise.T)  # now, not when all is measured
     images = inputs.images_for(options, denoiser)
     if len(images) < 2:
         raise InputError(f"{options.data} has {len(images)} image: measuring takes at least two")
@@ -85,7 +82,7 @@ def _measure_anew(
     from dpdiff.cli.estimate import announcement
 
     inputs.try_out(denoiser)
-    inputs.speak(options)
+    inputs.print_notes(options)
     report_rounding(denoiser, images)
     print(announcement(denoiser, images, options), flush=True)
     costs = dpdiff.measure(
@@ -94,7 +91,7 @@ def _measure_anew(
         calls=options.calls,
         regret=options.regret,
         per_step=options.per_step,
-        budgets=checks.budgets_for(options.steps, BUDGETS, denoiser.noise.T),
+        budgets=checks.budgets_for(options.steps, denoiser.noise.T),
         variance=options.variance,
         seed=options.seed,
         batch_size=options.batch_size,
@@ -133,18 +130,18 @@ def finished_costs(out: Path, command: str) -> Costs | None:
 
 def solve(options: argparse.Namespace) -> None:
     """Solve a costs file, write the schedules, print the table."""
-    folder = checks.output_folder(options.out, what="--out")
+    folder = checks.output_folder(options.out)
     costs = dpdiff.Costs.load(options.costs)
     if options.variance:
         costs = costs.with_variance(options.variance)
-    budgets = checks.budgets_for(options.steps, BUDGETS, costs.T)
+    budgets = checks.budgets_for(options.steps, costs.T)
     checks.make_folder(folder)
     report(costs, budgets, costs.provenance.get("name", "model"), folder, options.smooth)
 
 
 def sample(options: argparse.Namespace) -> None:
     """Draw samples and write them as one picture."""
-    out = checks.output_file(options.out, what="--out")
+    out = checks.output_file(options.out)
     denoiser = inputs.denoiser_for(options, rule=options.variance)
     if len(denoiser.shape) != 3 or denoiser.shape[0] not in (1, 3):
         raise InputError(
@@ -156,7 +153,7 @@ def sample(options: argparse.Namespace) -> None:
     schedule = inputs.schedule_for(options.schedule, options, denoiser)
     sampler = sampler_for(schedule, options.sampler)
     inputs.try_out(denoiser)
-    inputs.speak(options)
+    inputs.print_notes(options)
     samples = dpdiff.sample(
         denoiser,
         schedule,
@@ -180,7 +177,7 @@ def evaluate(options: argparse.Namespace) -> None:
     schedules = [inputs.schedule_for(text, options, denoiser) for text in options.schedule]
     images = inputs.images_for(options, denoiser)
     inputs.try_out(denoiser)
-    inputs.speak(options)
+    inputs.print_notes(options)
     report_rounding(denoiser, images)
     from dpdiff.evaluation import evaluate_many
 
@@ -213,13 +210,13 @@ def export(options: argparse.Namespace) -> None:
     else:
         denoiser, schedule = None, dpdiff.Schedule.load(options.schedule)
     text = snippet(options.to, schedule, denoiser)
-    inputs.speak(options)
+    inputs.print_notes(options)
     print(text)
 
 
 def train(options: argparse.Namespace) -> None:
     """Train a model from its recipe, or go on with a run that was cut off."""
-    out = checks.output_folder(options.out, what="--out")
+    out = checks.output_folder(options.out)
     place = device(options.device) if options.device is not None else None
     where = {"device": place, "precision": options.precision}
     folder = dpdiff.train(options.recipe, out, data=options.data, **where)

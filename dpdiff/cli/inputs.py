@@ -1,4 +1,4 @@
-"""What a command works with: the model, the images, the costs and the schedules it was given."""
+"""A command's inputs: model, images, costs and schedules."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # package.module:function
 STRIDES = ("even", "quadratic")
 
 
-def speak(options: argparse.Namespace) -> None:
-    """Say what was assumed, now that nothing was found wrong and work begins."""
+def print_notes(options: argparse.Namespace) -> None:
+    """Print what was assumed, once, now that nothing was found wrong and work begins."""
     for note in options.notes:
         if join().first:
             tqdm.write(f"dpdiff: {note}", file=sys.stderr)

@@ -9,10 +9,12 @@ from typing import Any, NoReturn
 
 import dpdiff
 from dpdiff.cli import commands as run
-from dpdiff.cli.checks import real, whole
+from dpdiff.cli import samples
+from dpdiff.cli.checks import integer, number
 from dpdiff.errors import InputError
 from dpdiff.export import FORMATS
 from dpdiff.runtime.random_streams import LARGEST
+from dpdiff.strides import BUDGETS
 from dpdiff.training.recipes import RECIPES
 from dpdiff.variance import RULES
 
@@ -96,13 +98,13 @@ def _add_uses(commands: Any) -> None:
     _add_model(command)
     command.add_argument("--schedule", default="dp:32", help=spelling)
     _add_costs(command)
-    command.add_argument("--n", type=whole(1), default=64, help="number of samples")
+    command.add_argument("--n", type=integer(1), default=64, help="number of samples")
     command.add_argument(
         "--sampler",
         help="ancestral, ddim, 2m, ab2 or unipc; if not given, the one a schedule file was made "
         "for, or ancestral",
     )
-    command.add_argument("--eta", type=real(0, 1), default=0.0, help="of ddim, in [0, 1]")
+    command.add_argument("--eta", type=number(0, 1), default=0.0, help="of ddim, in [0, 1]")
     command.add_argument("--out", default="samples.png", help="picture to write")
 
     command = _command(commands, "evaluate", run.evaluate, "evaluate schedules on held-out images")
@@ -164,8 +166,10 @@ def _add_model(command: argparse.ArgumentParser) -> None:
         help="of the network; commands that are given images say what it changes",
     )
     command.add_argument("--compile", action="store_true", help="use torch.compile")
-    command.add_argument("--seed", type=whole(0, LARGEST), default=0, help="of all noise")
-    command.add_argument("--batch-size", type=whole(1), default=256, help="examples a network call")
+    command.add_argument("--seed", type=integer(0, LARGEST), default=0, help="of all noise")
+    command.add_argument(
+        "--batch-size", type=integer(1), default=256, help="examples a network call"
+    )
     _add_variance(command, "the model's own")
 
 
@@ -186,23 +190,23 @@ def _add_data(command: argparse.ArgumentParser, split: str) -> None:
 
 
 def _add_measuring(command: argparse.ArgumentParser) -> None:
-    number = command.add_mutually_exclusive_group()
-    number.add_argument(
+    amount = command.add_mutually_exclusive_group()
+    amount.add_argument(
         "--calls",
-        type=whole(1),
+        type=integer(1),
         metavar="N",
         help="network calls to measure with, one image each; if nothing is given, T (`optimize` "
         "goes on until schedules lose less than 0.01 bits/dim)",
     )
-    number.add_argument(
+    amount.add_argument(
         "--regret",
-        type=real(0, math.inf, above=True),
+        type=number(0, math.inf, above=True),
         metavar="E",
         help="measure until schedules lose less than E bits/dim with 95 %% confidence",
     )
-    number.add_argument(
+    amount.add_argument(
         "--per-step",
-        type=whole(2),
+        type=integer(2),
         metavar="N",
         help="measure every timestep, with N images each",
     )
@@ -210,17 +214,18 @@ def _add_measuring(command: argparse.ArgumentParser) -> None:
 
 
 def _add_budgets(command: argparse.ArgumentParser) -> None:
+    usual, few = (" ".join(map(str, budgets)) for budgets in (BUDGETS, samples.BUDGETS))
     command.add_argument(
         "--steps",
-        type=whole(1),
+        type=integer(1),
         nargs="+",
-        help=f"budgets to write and print; if not given, {' '.join(map(str, run.BUDGETS))} "
-        "(--for samples: 4 8 16), as far as the model has so many steps",
+        help=f"budgets to write and print; if not given, {usual} (--for samples: {few}), as far as "
+        "the model has so many steps",
     )
     command.add_argument("--out", default="schedules", help="folder for the results")
     command.add_argument(
         "--smooth",
-        type=real(0, math.inf),
+        type=number(0, math.inf),
         metavar="WIDTH",
         help="average costs of every timestep over this much log SNR either way, 0 for not at "
         "all; if not given, residuals against the known standard errors decide",

@@ -1,4 +1,4 @@
-"""What the commands print and write of measured costs."""
+"""Tables and schedule files of measured costs."""
 
 from __future__ import annotations
 

@@ -25,23 +25,21 @@ NO_PART = ("data", "variance", "regret", "per_step", "smooth")
 
 def optimize_for_samples(options: argparse.Namespace) -> None:
     """Run the model with many steps, fit solvers of few, compare, write them, print the table."""
-    folder = checks.output_folder(options.out, what="--out")
+    folder = checks.output_folder(options.out)
     for name in NO_PART:
         if getattr(options, name) is not None:
             raise InputError(
                 f"--{name.replace('_', '-')} plays no part with --for samples, which asks the "
                 "model's own sampler alone: leave it out"
             )
-    unfinished = folder / "trajectories.parts"
-    if unfinished.exists() and not unfinished.is_dir():
-        raise InputError(f"{unfinished}, where unfinished work is kept, is a file: move it away")
+    unfinished = checks.unfinished_folder(folder / "trajectories.parts")
     from dpdiff.trajectory.choice import choose
     from dpdiff.trajectory.fine_runs import CALLS
 
     denoiser, calls = inputs.denoiser_for(options, rule=None), options.calls or CALLS
-    budgets = sorted({*checks.budgets_for(options.steps, BUDGETS, denoiser.noise.T)})
+    budgets = sorted({*checks.budgets_for(options.steps, denoiser.noise.T, BUDGETS)})
     inputs.try_out(denoiser)
-    inputs.speak(options)
+    inputs.print_notes(options)
     print(_announcement(denoiser, budgets, calls), flush=True)
     checks.make_folder(folder)
     workers = join()

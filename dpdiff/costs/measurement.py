@@ -345,7 +345,6 @@ def joined(pieces: list[Statistics]) -> Statistics:
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in names}
 
 
-BUDGETS = (8, 16, 32, 64, 128, 256)
 DENSE = 16  # images a timestep where a network must be measured at every timestep
 LEAST_CALLS = 1000  # of a measurement that was left to itself
 FIRST_IMAGES = 10  # of the first of several rounds
@@ -359,7 +358,7 @@ def measure(
     calls: int | None = None,
     regret: float | None = None,
     per_step: int | None = None,
-    budgets: Sequence[int] = BUDGETS,
+    budgets: Sequence[int] = strides.BUDGETS,
     variance: str | None = None,
     seed: int = 0,
     batch_size: int = 256,
