@@ -12,11 +12,30 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
-from dpdiff.plotting.style import COLOURS, COSTS, INK, look, styled
+from dpdiff.plotting.style import COLOURS, COSTS, INK, line_style, styled
 from dpdiff.schedule import Schedule
 
 if TYPE_CHECKING:
     from dpdiff.trajectory.comparison import Comparison
+
+
+OPTIMIZED = COLOURS["dp"]
+SCHEDULE_STYLES = {  # colour, marker, line: what was optimized is green, what was guessed is dashed
+    "flow": (OPTIMIZED, "o", "-"),
+    "aligned": (OPTIMIZED, "+", "-."),
+    "plain": (OPTIMIZED, "x", ":"),
+    "guard": (OPTIMIZED, "D", "--"),
+    "even": (COLOURS["even"], "s", "--"),
+    "quadratic": (COLOURS["quadratic"], "^", "--"),
+    "Karras": ("#cc79a7", "v", "--"),
+    "log SNR": ("#e69f00", "D", "--"),
+    "arctan": ("#56b4e9", "P", "--"),
+    "ELBO": (INK, "*", "-"),
+    "weighted": (INK, "x", ":"),
+    "entropy": (INK, "|", "-."),
+    "GITS": ("#7b3294", "p", "-."),
+    "Optimal Stepsize": ("#8c510a", "h", "-."),
+}
 
 
 def _new_axes(width: float, height: float) -> Axes:
@@ -57,22 +76,12 @@ def plot_bits(
     """
     ax = ax or _new_axes(6.4, 3.8)
     for name, curve in curves.items():
-        steps = sorted(curve)
         bars = (errors or {}).get(name)
-        ax.errorbar(
-            steps,
-            [curve[k] for k in steps],
-            yerr=[2 * bars[k] for k in steps] if bars else None,
-            capsize=3,
-            **look(name),
-        )
+        rows = {k: (curve[k], bars and bars[k]) for k in sorted(curve)}
+        _line(ax, rows, capsize=3, **line_style(name))
     if best is not None:
         ax.axhline(best, color=INK, linewidth=1.2, linestyle=(0, (1, 2)), label="all steps")
-    ticks = sorted({k for curve in curves.values() for k in curve})
-    ax.set_xscale("log", base=2)
-    ax.set_xticks(ticks, [str(k) for k in ticks])
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.set(xlabel="steps K (network calls)", ylabel="bits/dim")
+    _label_steps(ax, sorted({k for curve in curves.values() for k in curve}), "bits/dim")
     ax.legend()
     return ax
 
@@ -118,13 +127,13 @@ def plot_steps(
         place = nodes if noise is None else noise.log_snr[nodes[1:]]
         if noise is not None and len(place) > 1:
             nearest = min(nearest, place[-2])
-        color = look(name)["color"]
+        color = line_style(name)["color"]
         ax.hlines(row, place.min(), place.max(), color=color, linewidth=0.8)
         for low, high in np.transpose((bands or {}).get(name, ([], []))).astype(int):
             ends = (low, high) if noise is None else noise.log_snr[[max(low, 1), max(high, 1)]]
             ax.fill_between(ends, row - 0.25, row + 0.25, color=color, alpha=0.2, linewidth=0)
         ax.plot(place, np.full(len(place), row), "|", color=color, markersize=15, markeredgewidth=2)
-    rows = [f"{look(name)['label']}, {s.steps} steps" for name, s in schedules.items()]
+    rows = [f"{line_style(name)['label']}, {s.steps} steps" for name, s in schedules.items()]
     ax.set_yticks(range(len(rows)), rows)
     ax.set_ylim(len(rows) - 0.4, -0.6)
     if np.isfinite(nearest):
@@ -194,14 +203,14 @@ def plot_path(
         corners = [(0, 0)]
         for t, s in jumps:
             corners += [(t, s), (t, t)]
-        shown_as = look(name)
-        ax.plot(*np.transpose(corners), color=shown_as["color"], linewidth=1.2)
+        style = line_style(name)
+        ax.plot(*np.transpose(corners), color=style["color"], linewidth=1.2)
         ax.plot(
             *jumps.T,
-            shown_as["marker"],
-            color=shown_as["color"],
+            style["marker"],
+            color=style["color"],
             markersize=4,
-            label=shown_as["label"],
+            label=style["label"],
         )
     ax.plot([0, T], [0, T], color=INK, linewidth=0.8)
     ax.set(xlabel="from t", ylabel="to s", xlim=(0, T), ylim=(0, T), aspect="equal")
@@ -254,25 +263,6 @@ def plot_samples(samples: Any, *, columns: int = 8, ax: Axes | None = None) -> A
     return ax
 
 
-OPTIMIZED = COLOURS["dp"]
-SCHEDULE_LOOKS = {  # colour, marker, line: what was optimized is green, what was guessed is dashed
-    "flow": (OPTIMIZED, "o", "-"),
-    "aligned": (OPTIMIZED, "+", "-."),
-    "plain": (OPTIMIZED, "x", ":"),
-    "guard": (OPTIMIZED, "D", "--"),
-    "even": (COLOURS["even"], "s", "--"),
-    "quadratic": (COLOURS["quadratic"], "^", "--"),
-    "Karras": ("#cc79a7", "v", "--"),
-    "log SNR": ("#e69f00", "D", "--"),
-    "arctan": ("#56b4e9", "P", "--"),
-    "ELBO": (INK, "*", "-"),
-    "weighted": (INK, "x", ":"),
-    "entropy": (INK, "|", "-."),
-    "GITS": ("#7b3294", "p", "-."),
-    "Optimal Stepsize": ("#8c510a", "h", "-."),
-}
-
-
 @styled
 def plot_distances(
     comparisons: Mapping[int, Comparison], *, over: str | None = None, ax: Axes | None = None
@@ -296,13 +286,12 @@ def plot_distances(
 
     Examples
     --------
-    >>> import numpy as np
     >>> from dpdiff.trajectory.comparison import Comparison
     >>> result = Comparison({"even": np.array([2.0, 3.0]), "flow": np.array([1.0, 2.0])}, seed=1)
     >>> plot_distances({4: result}, over="flow").get_ylabel()
     'distance to the teacher, over that of flow'
     """
-    ax = ax or plt.subplots(figsize=(6.4, 3.8))[1]
+    ax = ax or _new_axes(6.4, 3.8)
 
     def value(result: Comparison, name: str) -> tuple[float, float]:
         if over is None:
@@ -321,21 +310,28 @@ def plot_distances(
 
 def draw_schedule_line(ax: Axes, name: str, rows: Mapping[int, tuple[float, float]]) -> None:
     """One schedule's values and standard errors by number of steps."""
-    colour, marker, line = SCHEDULE_LOOKS.get(name, ("#8b949e", ".", "-."))
-    ax.errorbar(
-        list(rows),
-        [value for value, _ in rows.values()],
-        yerr=[2 * error for _, error in rows.values()],
-        color=colour, marker=marker, linestyle=line, label=name, capsize=2, elinewidth=1,
-    )  # fmt: skip
+    colour, marker, line = SCHEDULE_STYLES.get(name, ("#8b949e", ".", "-."))
+    style = {"color": colour, "marker": marker, "linestyle": line, "elinewidth": 1}
+    _line(ax, rows, label=name, capsize=2, **style)
 
 
 def finish_distances(ax: Axes, steps: list[int], what: str) -> None:
     """Axes that are logarithmic and say plain numbers."""
-    ax.set_xscale("log", base=2)
     ax.set_yscale("log")
-    ax.set_xticks(steps, [str(k) for k in steps])
-    ax.xaxis.set_minor_locator(NullLocator())
+    _label_steps(ax, steps, what)
     for formatter in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
         formatter(ScalarFormatter())
+
+
+def _line(ax: Axes, rows: Mapping[int, tuple[float, float | None]], **style: Any) -> None:
+    """Values by number of steps, with two standard errors either way if there are any."""
+    values, errors = zip(*rows.values(), strict=True)
+    bars = None if None in errors else [2 * error for error in errors]
+    ax.errorbar(list(rows), values, yerr=bars, **style)
+
+
+def _label_steps(ax: Axes, steps: list[int], what: str) -> None:
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(steps, [str(k) for k in steps])
+    ax.xaxis.set_minor_locator(NullLocator())
     ax.set(xlabel="steps K (network calls)", ylabel=what)

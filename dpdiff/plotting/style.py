@@ -79,7 +79,7 @@ def styled(draw: Callable[..., Axes]) -> Callable[..., Axes]:
     return drawn
 
 
-def look(name: str) -> dict[str, Any]:
+def line_style(name: str) -> dict[str, Any]:
     """Colour, marker, line and label of a schedule by its name; unknown names stay neutral."""
     return {
         "color": COLOURS.get(name, INK),
