@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dpdiff import data
-from dpdiff.errors import InputError
+from dpdiff.quality.distances import checked_images
 
 
 @cache
@@ -69,12 +69,6 @@ def digit_features(images: Any) -> np.ndarray:
     >>> digit_features(data.scaled(data.images("digits", split="test"), 17)).shape
     (359, 32)
     """
-    pixels = np.asarray(images, dtype=np.float64)
-    if pixels.ndim != 4 or pixels.shape[1:] != (1, 8, 8) or not (np.abs(pixels) <= 1).all():
-        raise InputError(
-            f"digits are images (N, 1, 8, 8) in [-1, 1], got shape {pixels.shape}; "
-            "levels 0…16 become that by images / 8 - 1"
-        )
-    classifier = digits_classifier()
+    pixels, classifier = checked_images("digits'", images, (1, 8, 8), 17), digits_classifier()
     rounded = ((pixels * 8).round() / 8).reshape(-1, 64)
     return np.tanh(rounded @ classifier.coefs_[0] + classifier.intercepts_[0])

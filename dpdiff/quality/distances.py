@@ -1,4 +1,4 @@
-"""Distances between sets of features: Fréchet, kernel, precision and recall."""
+"""Fréchet and kernel distances, precision and recall, between sets of features."""
 
 from __future__ import annotations
 
@@ -9,12 +9,33 @@ import numpy as np
 from dpdiff.data.lazy import bar
 from dpdiff.errors import InputError
 
+ENTRIES = 2**21  # distances in a block, 16 MiB
+
 
 class Distance(NamedTuple):
     """An estimated number and its standard error."""
 
     value: float
     stderr: float
+
+
+class PrecisionRecall(NamedTuple):
+    """The share of samples that look real, and the share of the real that samples cover."""
+
+    precision: Distance
+    recall: Distance
+
+
+def checked_images(name: str, images: Any, shape: tuple[int, int, int], levels: int) -> np.ndarray:
+    """Images (N, C, H, W) in [-1, 1] as float64, or an error that says why not."""
+    pixels = np.asarray(images, dtype=np.float64)
+    if pixels.ndim != 4 or pixels.shape[1:] != shape or not (np.abs(pixels) <= 1).all():
+        wanted, highest = ", ".join(map(str, shape)), levels - 1
+        raise InputError(
+            f"{name} images are (N, {wanted}) in [-1, 1], got shape {pixels.shape}; "
+            f"levels 0…{highest} become that by images / {highest / 2:g} - 1"
+        )
+    return pixels
 
 
 def checked_features(features_a: Any, features_b: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -50,7 +71,7 @@ def frechet_distance(
 
     Returns
     -------
-    Estimate
+    Distance
         In the features' squared unit. The value is biased upwards, the more the fewer the
         examples: compare values from equally many only, and see :func:`frechet_difference` for
         two sets made from the same noise. Where the two sets come from nearly the same
@@ -108,7 +129,7 @@ def frechet_difference(
 
     Returns
     -------
-    Estimate
+    Distance
         In the features' squared unit, below zero where a is the nearer one. The upward biases of
         the two distances cancel in part, since both sets have equally many rows. The standard
         error is smaller than that of two separate distances, the more alike the rows are.
@@ -145,40 +166,6 @@ def frechet_difference(
     return Distance(difference(slice(None), real), _spread(again))
 
 
-def _check_sizes(resamples: int, *tables: np.ndarray) -> None:
-    for features in tables:
-        n, d = features.shape
-        if n <= d:
-            raise InputError(
-                f"the covariance of {d} features needs at least {d + 1} examples, got {n}: "
-                "draw more, or use kernel_distance"
-            )
-    if resamples < 0 or resamples == 1:
-        raise InputError(f"resamples is 0 or at least 2, got {resamples}")
-
-
-def _resampled(features: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return features[rng.integers(len(features), size=len(features))]
-
-
-def _spread(again: list[float]) -> float:
-    return float(np.std(again, ddof=1)) if again else float("nan")
-
-
-def _distance(a: np.ndarray, b: np.ndarray) -> float:
-    gap = a.mean(axis=0) - b.mean(axis=0)
-    covariances = [np.atleast_2d(np.cov(features, rowvar=False)) for features in (a, b)]
-    roots = [_root(covariance) for covariance in covariances]
-    overlap = np.linalg.svd(roots[0] @ roots[1], compute_uv=False).sum()
-    return float(gap @ gap + sum(np.trace(c) for c in covariances) - 2 * overlap)
-
-
-def _root(covariance: np.ndarray) -> np.ndarray:
-    """The symmetric root of a positive semi-definite matrix."""
-    values, vectors = np.linalg.eigh(covariance)
-    return (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-
-
 def kernel_distance(features_a: Any, features_b: Any) -> Distance:
     """Squared maximum mean discrepancy with the cubic kernel ``k(x, y) = (x·y/d + 1)³``.
 
@@ -193,7 +180,7 @@ def kernel_distance(features_a: Any, features_b: Any) -> Distance:
 
     Returns
     -------
-    Estimate
+    Distance
         The value is unbiased, so it may fall below zero, and values from different numbers of
         examples compare. The standard error is the jackknife's, which leaves out one row of
         either set at a time. Where the two sets come from nearly the same distribution, it is
@@ -227,33 +214,6 @@ def kernel_distance(features_a: Any, features_b: Any) -> Distance:
     without_b = _mmd(sums[0], sums[1] - 2 * within_b, sums[2] - to_a, sizes[0], sizes[1] - 1)
     variance = sum((len(left) - 1) * left.var() for left in (without_a, without_b))
     return Distance(float(value), float(np.sqrt(variance)))
-
-
-def _mmd(within_a: Any, within_b: Any, across: Any, n_a: int, n_b: int) -> Any:
-    """The unbiased estimate from sums of the kernel over ordered pairs."""
-    same = within_a / (n_a * (n_a - 1)) + within_b / (n_b * (n_b - 1))
-    return same - 2 * across / (n_a * n_b)
-
-
-def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """k of rows side by side."""
-    return ((x * y).sum(axis=1) / x.shape[1] + 1) ** 3
-
-
-def _kernel_sums(x: np.ndarray, y: np.ndarray, block: int = 1024) -> np.ndarray:
-    """``Σ_j k(x_i, y_j)`` for every row of x, a block of rows at a time to spare memory."""
-    d, starts = x.shape[1], range(0, len(x), block)
-    return np.concatenate([((x[i : i + block] @ y.T / d + 1) ** 3).sum(axis=1) for i in starts])
-
-
-ENTRIES = 2**21  # distances in a block, 16 MiB
-
-
-class PrecisionRecall(NamedTuple):
-    """The share of samples that look real, and the share of the real that samples cover."""
-
-    precision: Distance
-    recall: Distance
 
 
 def precision_recall(
@@ -324,6 +284,57 @@ def precision_recall(
         _share(_covered(drawn, true, neighbours, progress)),
         _share(_covered(true, drawn, neighbours, progress)),
     )
+
+
+def _check_sizes(resamples: int, *tables: np.ndarray) -> None:
+    for features in tables:
+        n, d = features.shape
+        if n <= d:
+            raise InputError(
+                f"the covariance of {d} features needs at least {d + 1} examples, got {n}: "
+                "draw more, or use kernel_distance"
+            )
+    if resamples < 0 or resamples == 1:
+        raise InputError(f"resamples is 0 or at least 2, got {resamples}")
+
+
+def _resampled(features: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return features[rng.integers(len(features), size=len(features))]
+
+
+def _spread(again: list[float]) -> float:
+    return float(np.std(again, ddof=1)) if again else float("nan")
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> float:
+    gap = a.mean(axis=0) - b.mean(axis=0)
+    covariances = [np.atleast_2d(np.cov(features, rowvar=False)) for features in (a, b)]
+    roots = [_root(covariance) for covariance in covariances]
+    overlap = np.linalg.svd(roots[0] @ roots[1], compute_uv=False).sum()
+    return float(gap @ gap + sum(np.trace(c) for c in covariances) - 2 * overlap)
+
+
+def _root(covariance: np.ndarray) -> np.ndarray:
+    """The symmetric root of a positive semi-definite matrix."""
+    values, vectors = np.linalg.eigh(covariance)
+    return (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+
+
+def _mmd(within_a: Any, within_b: Any, across: Any, n_a: int, n_b: int) -> Any:
+    """The unbiased estimate from sums of the kernel over ordered pairs."""
+    same = within_a / (n_a * (n_a - 1)) + within_b / (n_b * (n_b - 1))
+    return same - 2 * across / (n_a * n_b)
+
+
+def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """k of rows side by side."""
+    return ((x * y).sum(axis=1) / x.shape[1] + 1) ** 3
+
+
+def _kernel_sums(x: np.ndarray, y: np.ndarray, block: int = 1024) -> np.ndarray:
+    """``Σ_j k(x_i, y_j)`` for every row of x, a block of rows at a time to spare memory."""
+    d, starts = x.shape[1], range(0, len(x), block)
+    return np.concatenate([((x[i : i + block] @ y.T / d + 1) ** 3).sum(axis=1) for i in starts])
 
 
 def _share(inside: np.ndarray) -> Distance:

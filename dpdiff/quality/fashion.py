@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from dpdiff.data.lazy import bar
 from dpdiff.errors import InputError
+from dpdiff.quality.distances import checked_images
 
 HOME = Path(__file__).parent / "fashion_classifier"  # weights, reference features and the card
 WEIGHTS, REFERENCE = "classifier.safetensors", "reference.safetensors"
@@ -101,12 +102,7 @@ def fashion_features(images: Any, *, progress: bool = True) -> np.ndarray:
     >>> fashion_features(np.zeros((2, 1, 28, 28))).shape
     (2, 40)
     """
-    pixels = torch.as_tensor(images, dtype=torch.float32)
-    if pixels.ndim != 4 or pixels.shape[1:] != SHAPE or not (pixels.abs() <= 1).all():
-        raise InputError(
-            f"fashion images are (N, 1, 28, 28) in [-1, 1], got shape {tuple(pixels.shape)}; "
-            "levels 0…255 become that by images / 127.5 - 1"
-        )
+    pixels = torch.as_tensor(checked_images("fashion", images, SHAPE, 256), dtype=torch.float32)
     classifier, features = fashion_classifier(), np.empty((len(pixels), WIDTHS[-1]))
     with torch.inference_mode():
         for start in bar(range(0, len(pixels), BATCH), "features", progress):
