@@ -14,8 +14,8 @@ from torch import Tensor
 
 from dpdiff.errors import InputError
 from dpdiff.network import (
+    DeviceField,
     InPrecision,
-    Place,
     ask,
     checked_arguments,
     checked_shape,
@@ -103,7 +103,7 @@ class Denoiser:
     outputs_variance: bool | None = None
     sigma_data: float = 0.5
     error: np.ndarray | None = field(default=None, repr=False)
-    device: torch.device = Place()  # noqa: RUF009 - a descriptor, as dataclasses know them
+    device: torch.device = DeviceField()  # noqa: RUF009 - a descriptor, as dataclasses know them
     identity: str | None = None
 
     def __post_init__(self) -> None:
