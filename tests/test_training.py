@@ -89,7 +89,7 @@ def test_every_weight_moves_by_the_gradient_of_the_loss(tmp_path, monkeypatch, p
 @pytest.mark.parametrize(("decay", "age"), [(0.9999, 300), (0.99, 99), (0.9, 9)])
 def test_the_average_is_a_mean_that_forgets(decay, age):
     """Of weights that are their own number: the mean age is n/10 or decay/(1 - decay)."""
-    mean, average, updates = torch.ones(1, dtype=torch.float64), training.forgetting(decay), 3000
+    mean, average, updates = torch.ones(1, dtype=torch.float64), training.warmed_up_ema(decay), 3000
     for count in range(2, updates + 1):
         average([mean], [torch.full_like(mean, count)], torch.tensor(count))
     assert updates - mean.item() == pytest.approx(age, rel=0.02)

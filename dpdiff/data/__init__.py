@@ -1,4 +1,4 @@
-"""Images as integers, wherever they come from: the levels the data really has."""
+"""Images of data sets and files, as the integers that are stored."""
 
 from __future__ import annotations
 

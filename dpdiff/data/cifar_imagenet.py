@@ -1,4 +1,4 @@
-"""CIFAR-10 and ImageNet64 in the batches in which they come."""
+"""CIFAR-10's binary batches and ImageNet64's ``.npz`` batches."""
 
 from __future__ import annotations
 

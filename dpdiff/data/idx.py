@@ -1,4 +1,4 @@
-"""The idx files in which MNIST and Fashion-MNIST come."""
+"""The idx files of MNIST and Fashion-MNIST."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images that are read when they are asked for, and what all readers share."""
+"""Arrays of images that are read when indexed, and helpers of all readers."""
 
 from __future__ import annotations
 
@@ -14,87 +14,10 @@ from tqdm import tqdm
 
 from dpdiff.errors import InputError
 
-BYTES_AT_ONCE = 2**20  # bytes
+ROWS_AT_ONCE = 1024  # between two updates of a progress bar
+BYTES_AT_ONCE = 2**20
 DENSEST = 1032  # bytes that deflate can put into one
 PATIENCE = 2  # seconds without a progress bar
-
-
-@contextmanager
-def blaming(path: Path) -> Iterator[None]:
-    """Whatever goes wrong while a file is read is the file's fault, and says so.
-
-    Decoders fail in many ways on broken files, so every exception counts.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"cannot read {path}: {error}") from error
-
-
-def bar(items: Iterable[Any], title: str, progress: bool, **settings: Any) -> tqdm:
-    """A progress bar that shows itself only if the work takes long."""
-    return tqdm(items, desc=title, delay=PATIENCE, disable=not progress, **settings)
-
-
-def unpacked(stream: BinaryIO, size: int, path: Path, progress: bool) -> np.ndarray:
-    """``size`` bytes of a compressed stream, in a temporary file that is mapped, not held.
-
-    The file has no name: it goes when the array does, or with the process.
-
-    Raises
-    ------
-    InputError
-        If the stream holds fewer bytes or more, or there is no room for them.
-    """
-    left = size
-    chunks = iter(lambda: stream.read(min(left + 1, BYTES_AT_ONCE)), b"")
-    with tempfile.TemporaryFile() as file:
-        for chunk in bar(
-            chunks, f"unpack {path.name}", progress, unit="MB", total=-(-size // BYTES_AT_ONCE)
-        ):
-            left -= len(chunk)
-            if left < 0:
-                break
-            _write(file, chunk, path)
-        if left:
-            raise InputError(
-                f"{path} holds {'fewer' if left > 0 else 'more'} bytes than it promises"
-            )
-        file.flush()
-        return np.memmap(file, np.uint8, "r")
-
-
-def check_promise(size: int, packed: int, path: Path) -> None:
-    """Refuse a header that promises more than so many packed bytes can hold.
-
-    Raises
-    ------
-    InputError
-        If deflate, at its best, does not bring ``size`` bytes down to ``packed``.
-
-    Examples
-    --------
-    >>> check_promise(2**31, 40, Path("train-images-idx3-ubyte.gz"))
-    Traceback (most recent call last):
-    dpdiff.errors.InputError: train-images-idx3-ubyte.gz promises more bytes than it can hold
-    """
-    if size > DENSEST * (packed + 64):
-        raise InputError(f"{path} promises more bytes than it can hold")
-
-
-def _write(file: BinaryIO, chunk: bytes, path: Path) -> None:
-    try:
-        file.write(chunk)
-    except OSError as error:
-        advice = "; set TMPDIR to a larger disk" if error.errno == errno.ENOSPC else ""
-        raise InputError(
-            f"cannot unpack {path} into {tempfile.gettempdir()}: {error.strerror}{advice}"
-        ) from error
-
-
-ROWS_AT_ONCE = 1024  # rows between two looks at the progress bar
 
 
 class Lazy:
@@ -201,6 +124,81 @@ def official(split: str, train: Callable[[], Stacked], test: Callable[[], Stacke
     """
     if split == "test":
         return test()
-    whole = train()
-    cut = len(whole) - len(whole) // 10
-    return whole.part(0, cut) if split == "train" else whole.part(cut, len(whole))
+    images = train()
+    cut = len(images) - len(images) // 10
+    return images.part(0, cut) if split == "train" else images.part(cut, len(images))
+
+
+@contextmanager
+def blaming(path: Path) -> Iterator[None]:
+    """Whatever goes wrong while a file is read is the file's fault, and says so.
+
+    Decoders fail in many ways on broken files, so every exception counts.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+
+
+def bar(items: Iterable[Any], title: str, progress: bool, **settings: Any) -> tqdm:
+    """A progress bar that shows itself only if the work takes long."""
+    return tqdm(items, desc=title, delay=PATIENCE, disable=not progress, **settings)
+
+
+def unpacked(stream: BinaryIO, size: int, path: Path, progress: bool) -> np.ndarray:
+    """``size`` bytes of a compressed stream, in a temporary file that is mapped, not held.
+
+    The file has no name: it goes when the array does, or with the process.
+
+    Raises
+    ------
+    InputError
+        If the stream holds fewer bytes or more, or there is no room for them.
+    """
+    left = size
+    chunks = iter(lambda: stream.read(min(left + 1, BYTES_AT_ONCE)), b"")
+    with tempfile.TemporaryFile() as file:
+        for chunk in bar(
+            chunks, f"unpack {path.name}", progress, unit="MB", total=-(-size // BYTES_AT_ONCE)
+        ):
+            left -= len(chunk)
+            if left < 0:
+                break
+            _write(file, chunk, path)
+        if left:
+            raise InputError(
+                f"{path} holds {'fewer' if left > 0 else 'more'} bytes than it promises"
+            )
+        file.flush()
+        return np.memmap(file, np.uint8, "r")
+
+
+def check_promise(size: int, packed: int, path: Path) -> None:
+    """Refuse a header that promises more than so many packed bytes can hold.
+
+    Raises
+    ------
+    InputError
+        If deflate, at its best, does not bring ``size`` bytes down to ``packed``.
+
+    Examples
+    --------
+    >>> check_promise(2**31, 40, Path("train-images-idx3-ubyte.gz"))
+    Traceback (most recent call last):
+    dpdiff.errors.InputError: train-images-idx3-ubyte.gz promises more bytes than it can hold
+    """
+    if size > DENSEST * (packed + 64):
+        raise InputError(f"{path} promises more bytes than it can hold")
+
+
+def _write(file: BinaryIO, chunk: bytes, path: Path) -> None:
+    try:
+        file.write(chunk)
+    except OSError as error:
+        advice = "; set TMPDIR to a larger disk" if error.errno == errno.ENOSPC else ""
+        raise InputError(
+            f"cannot unpack {path} into {tempfile.gettempdir()}: {error.strerror}{advice}"
+        ) from error

@@ -1,4 +1,4 @@
-"""Folders of image files, decoded one by one as they are needed."""
+"""Folders of PNG, JPEG and WebP images, decoded when indexed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our files: arrays, JSON and tensors, each with a checksum that no change escapes."""
+"""Files of arrays, JSON and tensors, each with a SHA-256 of its content."""
 
 from __future__ import annotations
 
@@ -26,6 +26,14 @@ if TYPE_CHECKING:
 
 CHECKSUM_LENGTH = 64  # hexadecimal digits of SHA-256
 UNPACKABLE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what unpacks a bounded piece at a time
+JSON_AT_MOST = 2**23  # bytes
+JSON_DEPTH = 32  # of lists and objects in each other
+ARRAYS_AT_MOST = 2**28  # bytes, packed and unpacked
+TENSORS_AT_MOST = 2**34
+DTYPES = ("<f8", "<f4", "<i8", "|u1")
+HEADER, DIGEST_NAME = "about", "digest"
+
+Arrays = dict[str, np.ndarray]
 
 
 def with_checksum(content: bytes) -> bytes:
@@ -70,10 +78,8 @@ def checked_content(path: str | Path, kind: str, at_most: int) -> bytes:
         If the file is missing, too long, or not as it was written.
     """
     content = contents(path, at_most)
-    if (
-        hashlib.sha256(content[:-CHECKSUM_LENGTH]).hexdigest().encode()
-        != content[-CHECKSUM_LENGTH:]
-    ):
+    body, checksum = content[:-CHECKSUM_LENGTH], content[-CHECKSUM_LENGTH:]
+    if hashlib.sha256(body).hexdigest().encode() != checksum:
         raise InputError(
             f"{path} cannot be read as a {kind} file: it is damaged, or was not written by this "
             "version of dpdiff; make it anew"
@@ -106,11 +112,6 @@ def check_members(archive: zipfile.ZipFile, at_most: int, stored: bool = False) 
         raise ValueError("a member is packed in an unexpected way")
     if sum(member.file_size for member in members) > at_most:
         raise ValueError(f"it unpacks to more than {at_most:,} bytes")
-
-
-JSON_AT_MOST = 2**23  # bytes
-JSON_DEPTH = 32  # of lists and objects in each other
-DIGEST_NAME = "digest"
 
 
 def read_json(path: str | Path, *, strict: bool = True) -> dict[str, Any]:
@@ -191,8 +192,8 @@ def signed_json(document: dict[str, Any]) -> str:
     >>> check_digest(parsed_json(signed_json({"levels": 17}), "example"), "example")
     {'levels': 17}
     """
-    whole = document | {DIGEST_NAME: _json_digest(document)}
-    return json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False)
+    signed = document | {DIGEST_NAME: _json_digest(document)}
+    return json.dumps(signed, indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def check_digest(document: dict[str, Any], source: str | Path) -> dict[str, Any]:
@@ -258,13 +259,6 @@ def _is_deep(document: Any) -> bool:
             if isinstance(inner, dict | list)
         ]
     return depth > JSON_DEPTH
-
-
-ARRAYS_AT_MOST = 2**28  # bytes, packed and unpacked
-HEADER = "about"
-DTYPES = ("<f8", "<f4", "<i8", "|u1")
-
-Arrays = dict[str, np.ndarray]
 
 
 def write_arrays(path: str | Path, about: dict[str, Any], arrays: Arrays) -> None:
@@ -333,9 +327,6 @@ def _member(archive: zipfile.ZipFile, name: str, text: bool) -> np.ndarray:
         if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size - stream.tell():
             raise ValueError(f"{name} promises another number of bytes than it has")
         return np.frombuffer(stream.read(), dtype).reshape(shape).copy()
-
-
-TENSORS_AT_MOST = 2**34  # bytes
 
 
 def write_tensors(path: str | Path, state: dict[str, Any]) -> None:

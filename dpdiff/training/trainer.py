@@ -25,6 +25,8 @@ from dpdiff.noise import per_example
 from dpdiff.runtime import formats
 from dpdiff.training.recipes import BROUGHT, RECIPES, Recipe, build_network, build_noise
 
+CHECKPOINT = "training.pt"
+
 
 def losses(
     denoiser: Denoiser, x0: Tensor, t: np.ndarray, eps: Tensor
@@ -67,8 +69,8 @@ def losses(
     return simple, bound
 
 
-def forgetting(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
-    """An average whose mean age is a tenth of all updates, until ``decay`` makes it shorter."""
+def warmed_up_ema(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+    """Exponential moving average whose decay grows as ``(1 + n) / (10 + n)`` up to ``decay``."""
 
     def average(means: list[Tensor], weights: list[Tensor], count: Tensor) -> None:
         share = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
@@ -83,9 +85,6 @@ def learning_rate_factor(step: int, recipe: Recipe) -> float:
     if step < recipe.warmup:
         return (step + 1) / recipe.warmup
     return 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
-
-
-CHECKPOINT = "training.pt"
 
 
 class Trainer:
@@ -136,7 +135,7 @@ class Trainer:
             self.network.load_state_dict(models.load(recipe.begins).network.state_dict())
         self.network.to(**layout)
         self.updated = self._denoiser(self.network).with_precision(precision)
-        self.average = AveragedModel(self.network, multi_avg_fn=forgetting(recipe.ema))
+        self.average = AveragedModel(self.network, multi_avg_fn=warmed_up_ema(recipe.ema))
         self.best = self.average.module.state_dict()
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), recipe.learning_rate, weight_decay=0.01, fused=True
@@ -296,11 +295,6 @@ class Trainer:
             raise InputError(f"{path} does not hold this training's state: {error}") from error
 
 
-def _places(draws: int, count: int) -> np.ndarray:
-    """Places in [0, 1), evenly spread over all draws and examples together; (draws, count)."""
-    return (np.arange(count) / count + np.arange(draws)[:, None]) / draws
-
-
 def train(
     name: str,
     folder: str | Path,
@@ -360,3 +354,8 @@ def train(
     about |= {"precision": precision, "device": str(device), "torch": torch.__version__}
     models.save(denoiser, folder, **about)
     return folder
+
+
+def _places(draws: int, count: int) -> np.ndarray:
+    """Places in [0, 1), evenly spread over all draws and examples together; (draws, count)."""
+    return (np.arange(count) / count + np.arange(draws)[:, None]) / draws
