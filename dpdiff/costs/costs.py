@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dpdiff.costs import smoothing, statistics
-from dpdiff.costs.smoothing import Sample
+from dpdiff.costs.smoothing import Sample, Statistics
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
 from dpdiff.runtime import formats
@@ -21,18 +21,8 @@ from dpdiff.solvers.jump_costs import JumpCosts, Lines, Unit
 from dpdiff.strides import axis
 from dpdiff.variance import RULES, Rule, rule_named, rules_for
 
-FORMAT = "dpdiff-costs"
-VERSION = 2
-
+FORMAT, VERSION = "dpdiff-costs", 2  # of files
 NODE_FUNCTIONS = ("penalty", "error")
-NODE_SPREAD = ("penalty_var", "error_var", "penalty_error_cov")
-MOST_NODES = 512
-NOISE_ARRAYS = ("betas", "log_f2", "log_g2", "time_inputs", "scales")  # the noise schedule's arrays
-# What a measurement says of itself, and in which words.
-PROVENANCE: dict[str, type] = {
-    **dict.fromkeys(("model", "precision", "dpdiff", "name", "data", "split", "command"), str),
-    **dict.fromkeys(("images", "per_step", "batch_size", "seed", "calls", "timesteps"), int),
-}
 REPLICATES = 100  # draws for a standard error
 
 
@@ -77,7 +67,7 @@ class Costs(JumpCosts):
     noise: NoiseSchedule
     shape: tuple[int, ...]
     variance: str
-    statistics: dict[str, np.ndarray]
+    statistics: Statistics
     provenance: dict[str, Any] = field(default_factory=dict)
     sample: Sample | None = field(default=None, repr=False)
 
@@ -100,8 +90,7 @@ class Costs(JumpCosts):
     @property
     def variances(self) -> tuple[str, ...]:
         """The rules these statistics serve."""
-        rules = rules_for("penalty" in self.statistics)
-        return tuple(r.name for r in rules if f"decoder_{r.decoder}" in self.statistics)
+        return _served(self.statistics)
 
     @property
     def rule(self) -> Rule:
@@ -162,10 +151,8 @@ class Costs(JumpCosts):
             return self
         n, x = self.provenance["per_step"], axis(self.noise)
         smooth, width = smoothing.smoothed(x, self.statistics, n, width)
-        about = {"smoothing_width": width}
-        return replace(
-            self, statistics=self.statistics | smooth, provenance=self.provenance | about
-        )
+        about = self.provenance | {"smoothing_width": width}
+        return replace(self, statistics=self.statistics | smooth, provenance=about)
 
     def weighted(self) -> Lines:
         """The paper's reweighted objective ``L_w(t, s) = (t - s) m(t)`` (its section 4.2)."""
@@ -210,10 +197,9 @@ class Costs(JumpCosts):
         better here than it is: :func:`dpdiff.evaluate` it on held-out images.
         """
         nats = self.edge_costs(schedule).sum() + self.prior
-        t, s = np.array(schedule.jumps).T
         if self.sample is not None:
-            return self._redrawn(nats, [(1, schedule)])
-        return self._estimate(nats, self._variances(t, s).sum())
+            return self._by_replicates(nats, [(1, schedule)])
+        return self._estimate(nats, self._variances(*np.array(schedule.jumps).T).sum())
 
     def difference(self, one: Schedule, other: Schedule) -> Estimate:
         """Bits/dim of one schedule less those of another, and the standard error of that.
@@ -238,7 +224,7 @@ class Costs(JumpCosts):
         parts = [(1, one), (-1, other)]
         if self.sample is not None:
             nats = sum(sign * self.edge_costs(schedule).sum() for sign, schedule in parts)
-            return self._redrawn(nats, parts)
+            return self._by_replicates(nats, parts)
         one.check_end(self.T)
         other.check_end(self.T)
         own, others = dict(one.jumps), dict(other.jumps)
@@ -272,7 +258,7 @@ class Costs(JumpCosts):
         size, n = self.unit.size, self.provenance["per_step"]
         return Estimate(float(nats / size), math.sqrt(variance / (n - 1)) / size)
 
-    def _redrawn(self, nats: float, parts: list[tuple[int, Schedule]]) -> Estimate:
+    def _by_replicates(self, nats: float, parts: list[tuple[int, Schedule]]) -> Estimate:
         """Where all timesteps saw the same images: the spread over draws of a sum of paths."""
         only = np.unique(np.concatenate([schedule.timesteps for _, schedule in parts]))
         totals = [
@@ -333,7 +319,7 @@ class Costs(JumpCosts):
             yield replace(self, statistics=drawn | prior).smoothed(width)
 
     @cached_property
-    def _coefficients(self) -> dict[str, np.ndarray]:
+    def _coefficients(self) -> Statistics:
         """Chebyshev coefficients of the node functions, each of shape (T + 1, J)."""
         to_coefficients = statistics.chebyshev_transform(self.statistics["penalty"].shape[1]).T
         nodes = {k: v for k, v in self.statistics.items() if np.ndim(v) == 2}
@@ -347,10 +333,8 @@ class Costs(JumpCosts):
         if len(t) == 0:
             return np.zeros(0)
         x = 2 * a / self.noise.noise_gain(t, 1) - 1
-        points = x.reshape(len(t), -1)
-        return statistics.chebyshev_sum(self._coefficients[name][t.ravel()], points).reshape(
-            x.shape
-        )
+        rows = self._coefficients[name][t.ravel()]
+        return statistics.chebyshev_sum(rows, x.reshape(len(t), -1)).reshape(x.shape)
 
     def check_model(self, fingerprint: str) -> None:
         """Refuse to be used with a model that these costs were not measured on."""
@@ -398,13 +382,26 @@ class Costs(JumpCosts):
         return cls(noise, shape, about["variance"], arrays, about["provenance"], sample)
 
 
-def _checked(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> NoiseSchedule:
+# What files may hold.
+
+MOST_NODES = 512
+NODE_SPREAD = ("penalty_var", "error_var", "penalty_error_cov")
+NOISE_ARRAYS = ("betas", "log_f2", "log_g2", "time_inputs", "scales")
+HEADER = {"format", "version", "shape", "variance", "noise_schedule", "provenance"}
+# What a measurement says of itself, and in which words.
+PROVENANCE: dict[str, type] = {
+    **dict.fromkeys(("model", "precision", "dpdiff", "name", "data", "split", "command"), str),
+    **dict.fromkeys(("images", "per_step", "batch_size", "seed", "calls", "timesteps"), int),
+}
+
+
+def _checked(about: dict[str, Any], arrays: Statistics) -> NoiseSchedule:
     """The noise schedule of a file's header and arrays, once these are what they should be."""
-    names = {"format", "version", "shape", "variance", "noise_schedule", "provenance"}
-    if about.keys() != names:
+    if about.keys() != HEADER:
         raise InputError(f"its header has the names {', '.join(sorted(about))}")
-    shape = about["shape"]
-    if not (isinstance(shape, list) and shape and all(_is_count(n) for n in shape)):
+    shape, variance = about["shape"], about["variance"]
+    whole = isinstance(shape, list) and all(type(n) is int and 1 <= n <= 2**31 for n in shape)
+    if not (whole and shape):
         raise InputError(f"one example has the shape {shape}")
     _check_provenance(about["provenance"])
     noise = _read_noise(arrays)
@@ -415,11 +412,18 @@ def _checked(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> NoiseSched
     _check_statistics(kept, noise.T)
     if sample:
         _check_sample(sample, kept, noise.T)
-    _check_variance(about["variance"], arrays)
+    if not isinstance(variance, str) or variance not in _served(kept):
+        raise InputError(f"it has no statistics of the variance {variance!r}")
     return noise
 
 
-def _read_noise(arrays: dict[str, np.ndarray]) -> NoiseSchedule:
+def _served(statistics: Statistics) -> tuple[str, ...]:
+    """The rules that statistics serve."""
+    rules = rules_for("penalty" in statistics)
+    return tuple(rule.name for rule in rules if f"decoder_{rule.decoder}" in statistics)
+
+
+def _read_noise(arrays: Statistics) -> NoiseSchedule:
     held = arrays.keys() & set(NOISE_ARRAYS)
     if held not in ({"betas"}, {*NOISE_ARRAYS} - {"betas"}):
         raise InputError(f"it has no noise schedule: {' or '.join(NOISE_ARRAYS)}")
@@ -445,15 +449,7 @@ def _check_provenance(provenance: Any) -> None:
             raise InputError(f"its provenance says {name}: {provenance[name]}")
 
 
-def _check_variance(variance: Any, arrays: dict[str, np.ndarray]) -> None:
-    rule = RULES.get(variance) if isinstance(variance, str) else None
-    if rule is None or f"decoder_{rule.decoder}" not in arrays:
-        raise InputError(f"it has no statistics of the variance {variance!r}")
-    if rule.needs_output and "penalty" not in arrays:
-        raise InputError(f"it has no statistics of the variance {variance!r}")
-
-
-def _check_statistics(arrays: dict[str, np.ndarray], T: int) -> None:
+def _check_statistics(arrays: Statistics, T: int) -> None:
     """Refuse arrays that are missing, not known, of another shape, or hold impossible numbers."""
     decoders = {f"decoder_{rule.decoder}" for rule in RULES.values()} & arrays.keys()
     at_nodes = arrays.keys() & {*NODE_FUNCTIONS, *NODE_SPREAD}
@@ -472,7 +468,7 @@ def _check_statistics(arrays: dict[str, np.ndarray], T: int) -> None:
         _check_array(name, array, wanted, np.float32 if name in NODE_SPREAD else np.float64)
 
 
-def _check_sample(sample: dict[str, np.ndarray], kept: dict[str, np.ndarray], T: int) -> None:
+def _check_sample(sample: Statistics, kept: Statistics, T: int) -> None:
     """Every image's own values at a few timesteps, of the statistics that are kept."""
     means = [k for k in kept if not k.startswith("prior") and not k.endswith(("_var", "_cov"))]
     wanted = {"sample_timesteps", *(f"sample_{name}" for name in means)}
@@ -496,11 +492,6 @@ def _check_array(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: ty
         )
     if not np.isfinite(array).all():
         raise InputError(f"{name} is not finite everywhere")
-    if (
-        name.endswith("_var") or name.removeprefix("sample_") in ("mse", "error")
-    ) and array.min() < 0:
+    squares = name.endswith("_var") or name.removeprefix("sample_") in ("mse", "error")
+    if squares and array.min() < 0:
         raise InputError(f"{name} is below 0 somewhere")
-
-
-def _is_count(number: Any) -> bool:
-    return type(number) is int and 1 <= number <= 2**31
