@@ -687,3 +687,35 @@ def test_a_stock_pipeline_that_reads_the_scheduler_s_sigmas(shift):
     denoiser = Denoiser(held, noise, "flow", shape=(4, 1, 8, 8), levels=None)
     expected = dpdiff.sample(denoiser, schedule, 2, x_T=x, sampler="ddim", progress=False)
     torch.testing.assert_close(latents, expected, rtol=1e-4, atol=1e-4)
+
+
+# --- a stranger's run ---
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("DPMSolverMultistepScheduler", {}),
+        ("SASolverScheduler", {"beta_schedule": "scaled_linear", **STABLE}),
+        ("LCMScheduler", {}),
+        ("UniPCMultistepScheduler", STOCK["wan 720p"][1]),
+        ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
+        ("EDMDPMSolverMultistepScheduler", {}),
+    ],
+)
+def test_a_folder_with_any_scheduler_to_eight_steps_in_one_command(kind, settings, tmp_path):
+    scheduler = getattr(diffusers, kind)(num_train_timesteps=60, **settings)
+    pipe = diffusers.DDPMPipeline(unet2d(in_channels=1, out_channels=1), diffusers.DDPMScheduler())
+    pipe.register_modules(scheduler=scheduler)
+    pipe.save_pretrained(tmp_path / "model")
+    images = np.random.default_rng(0).integers(0, 256, (3, 1, 8, 8), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    command = ["optimize", "--model", str(tmp_path / "model"), "--steps", "8", "--per-step", "2"]
+    command += ["--data", str(tmp_path / "images.npy"), "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    schedule = next(
+        Schedule.load(path) for path in (tmp_path / "out").rglob("*.json") if "8" in path.name
+    )
+    assert schedule.steps == 8
+    pipe.scheduler = UnevenDDIMScheduler.from_config(pipe.scheduler, schedule=schedule)
+    assert len(pipe.scheduler.timesteps) == 8
