@@ -20,6 +20,7 @@ from dpdiff import Conditioned, Denoiser, InputError, NoiseSchedule, Schedule
 from dpdiff.cli import main
 from dpdiff.conditioned import Guided
 from dpdiff.diffusers import UnevenDDIMScheduler
+from dpdiff.diffusers.folders import call_of, not_known
 from dpdiff.export import snippet
 from dpdiff.models import read_weights
 from dpdiff.schedule import COMFYUI_HIGHEST
@@ -426,15 +427,29 @@ def test_the_way_round_an_unknown_pipeline_works_as_printed(name, kept, tmp_path
     assert denoiser(drawn(2, *shape), 500).x0.isfinite().all()
 
 
-def test_the_refusal_says_what_time_a_pipeline_tells():
-    from dpdiff.diffusers.folders import call_of
-
+@pytest.mark.parametrize(
+    ("pipeline", "network", "conditions", "told"),
+    [
+        ("QwenImagePipeline", "QwenImageTransformer2DModel", {"img_shapes"}, "timestep / 1000"),
+        ("Flux2Pipeline", "Flux2Transformer2DModel", {"txt_ids", "img_ids"}, "timestep / 1000"),
+        ("ZImagePipeline", "ZImageTransformer2DModel", {"cap_feats"}, "(1000 - timestep) / 1000"),
+        ("Lumina2Pipeline", "Lumina2Transformer2DModel", set(), "1 - t / self.scheduler"),
+        ("WanPipeline", "WanTransformer3DModel", set(), ""),
+    ],
+)
+def test_the_refusal_knows_how_a_pipeline_calls_its_network(pipeline, network, conditions, told):
     pytest.importorskip("transformers")
-    names, told = call_of(
-        diffusers.QwenImagePipeline, "transformer", diffusers.QwenImageTransformer2DModel
-    )
-    assert {"encoder_hidden_states", "img_shapes"} <= set(names)
-    assert told == "timestep / 1000"
+    kind = getattr(diffusers, network)
+    names, time = call_of(getattr(diffusers, pipeline), "transformer", kind)
+    assert conditions <= set(names)
+    assert told in time if told else time == ""
+    parts = {"transformer": kind, "vae": torch.nn.Module}
+    config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+    said = str(not_known("it", getattr(diffusers, pipeline), parts, config))
+    if told == "timestep / 1000":
+        assert "dpdiff.NoiseSchedule.flow(1000, 3.0, time_scale=1), predicts" in said
+    else:
+        assert ("tells its network" in said) == bool(told)
 
 
 def test_what_is_no_pipeline_is_not_called_one():

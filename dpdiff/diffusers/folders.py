@@ -7,6 +7,7 @@ import copy
 import hashlib
 import importlib
 import inspect
+import re
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,6 +35,8 @@ PARTS = {"unet", "scheduler"}
 LARGEST = 2**15  # of all sizes in a config: pixels, channels, layers
 # The same layers of attention, as diffusers called them until 2023.
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+# What a network that knows flow times 0 … 1 is told.
+TO_ONE = re.compile(r"(torch.tensor\(\[)?\w+ / (1000|self.scheduler.config.num_train_timesteps)")
 ADVICE = (
     "convert them once, where they are trusted, with diffusers: "
     "UNet2DModel.from_pretrained(folder).save_pretrained(folder, safe_serialization=True)"
@@ -210,6 +213,9 @@ def not_known(
     try:
         settings = configs.read_scheduler(config, source)
         noise, output = "dpdiff.NoiseSchedule.from_diffusers(pipe.scheduler)", settings.predicts
+        if settings.noise.is_flow and TO_ONE.match(told):
+            shift = scheduler_table.flow_shift(scheduler_table.described(config)[1])
+            noise, told = f"dpdiff.NoiseSchedule.flow(1000, {shift}, time_scale=1)", ""
     except InputError:
         noise, output = "dpdiff.NoiseSchedule(f, g, time_inputs=…)", "…"
     held = "".join(f", {name}=…" for name in conditions)
@@ -220,28 +226,46 @@ def not_known(
         "example and without a batch dimension, and wrap that: network = "
         f"dpdiff.Conditioned(pipe.{network}{held}); denoiser = dpdiff.Denoiser(network, {noise}, "
         f'predicts="{output}", variance="small", shape=…, levels=None)'
-        + (f". The pipeline tells its network {told}: so must the time_inputs" if told else "")
+        + (f". The pipeline tells its network {told}: so must the time inputs" if told else "")
     )
 
 
 def call_of(pipeline: Any, network: str, part: Any) -> tuple[list[str], str]:
-    """The arguments with which a pipeline calls its network, and the time if it is computed."""
+    """The arguments with which a pipeline calls its network, and the time where it is computed."""
+    parameters = inspect.signature(part.forward).parameters if part else {}
+    order, time = [name for name in parameters if name != "self"], time_argument(part)
+    ours = {*order[:1], time, "hidden_states", "sample", "return_dict"}
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(pipeline.__call__)))
     except (AttributeError, OSError, TypeError, SyntaxError):
         tree = ast.Module([], [])
-    ours = {"hidden_states", "sample", "x", "return_dict", time_argument(part)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == f"self.{network}":
-            given = {argument.arg: ast.unparse(argument.value) for argument in node.keywords}
-            names = [n for n in given if n and n not in ours and not n.endswith("attention_kwargs")]
-            time = given.get(time_argument(part) or "", "")
-            return names, time if set("/-*") & set(time) else ""
-    parameters = inspect.signature(part.forward).parameters.values() if part else ()
+            given = dict(zip(order, node.args, strict=False))
+            given |= {argument.arg: argument.value for argument in node.keywords if argument.arg}
+            names = [n for n in given if n not in ours and not n.endswith("attention_kwargs")]
+            return names, _computed(given.get(time), tree)
+    empty, usual = inspect.Parameter.empty, inspect.Parameter.POSITIONAL_OR_KEYWORD
     required = [
-        p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+        name for name in order if (p := parameters[name]).default is empty and p.kind is usual
     ]
-    return [name for name in required if name not in ours | {"self"}], ""
+    return [name for name in required if name not in ours], ""
+
+
+def _computed(value: ast.AST | None, tree: ast.AST, depth: int = 3) -> str:
+    """The text of a value, or of what its variable was made of, if there is arithmetic in it."""
+    if value is None or any(isinstance(node, ast.BinOp) for node in ast.walk(value)):
+        return ast.unparse(value) if value else ""
+    while isinstance(value, ast.Call | ast.Attribute | ast.Subscript):
+        value = value.func if isinstance(value, ast.Call) else value.value
+    if not isinstance(value, ast.Name) or not depth:
+        return ""
+    made = (
+        _computed(node.value, tree, depth - 1)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == value.id
+    )
+    return ([text for text in made if text] or [""])[-1]
 
 
 def read_extra(folder: Path) -> dict[str, Any]:
