@@ -19,10 +19,15 @@ __all__ = ["check", "digest", "images", "scaled", "training_sets"]
 SPLITS = ("train", "validation", "test")
 BUNDLED = ("digits",)
 HELD_OUT = 256  # images that decide when training stops
-FORMATS = (
-    "a folder of .png, .jpg or .webp images; an .npy or .npz array; the idx files of MNIST or "
-    "Fashion-MNIST; the batches of CIFAR-10 or ImageNet64"
-)
+#: A module for each format: ``KNOWN`` names it, ``recognises(path)`` says whether a file or folder is
+#: in it, ``read(path, split, shape, progress)`` gives its images, and whether there are splits.
+#: The first that recognises a path reads it.
+READERS = [cifar_imagenet, idx, arrays, pictures]
+
+
+def known_formats() -> str:
+    """What is read, in words."""
+    return "; ".join(reader.KNOWN for reader in reversed(READERS))
 
 
 def images(
@@ -161,27 +166,17 @@ def _read(
     if source == "digits":
         return _digits(split), True
     path = Path(source)
-    if os.path.isdir(source):
-        if cifar_imagenet.reads_cifar(path):
-            return cifar_imagenet.read_cifar(path, split, progress), True
-        if cifar_imagenet.reads_imagenet(path):
-            return cifar_imagenet.read_imagenet(path, split, progress), True
-        if idx.recognises(path):
-            return idx.read_folder(path, split, progress), True
-        return pictures.read(path, split, shape, progress)
     if not os.path.exists(source):
         raise InputError(
             f"there is no data set, file or folder {os.fspath(source)!r}; known by name are "
-            f"{', '.join(BUNDLED)}; read are {FORMATS}"
+            f"{', '.join(BUNDLED)}; read are {known_formats()}"
         )
-    regular(path)
-    if path.suffix == ".npy":
-        return arrays.read_npy(path, shape), False
-    if path.suffix == ".npz":
-        return arrays.read_npz(path, split, shape, progress)
-    if path.name.endswith(idx.SUFFIXES):
-        return idx.read_file(path, progress), False
-    raise InputError(f"{path} is of an unknown kind; read are {FORMATS}")
+    if not path.is_dir():
+        regular(path)
+    for reader in READERS:
+        if reader.recognises(path):
+            return reader.read(path, split, shape, progress)
+    raise InputError(f"{path} is of an unknown kind; read are {known_formats()}")
 
 
 def _digits(split: str) -> np.ndarray:

@@ -19,13 +19,23 @@ PAIRS = (("train_images", "test_images"), ("x_train", "x_test"), ("X_train", "X_
 SINGLES = ("images", "arr_0", "data", "x", "X")
 
 
-def read_npy(path: Path, shape: tuple[int, ...] | None) -> np.ndarray:
-    """The images of an ``.npy`` file, memory-mapped."""
+KNOWN = "an .npy or .npz array"
+
+
+def recognises(path: Path) -> bool:
+    """Whether a path ends like NumPy's files."""
+    return path.suffix in (".npy", ".npz") and not path.is_dir()
+
+
+def read(path: Path, split: str, shape: tuple[int, ...] | None, progress: bool) -> tuple[Any, bool]:
+    """The images of a file, and whether it has an official test set: ``.npy`` has none."""
+    if path.suffix == ".npz":
+        return read_npz(path, split, shape, progress)
     with blaming(path):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(array, np.ndarray):
         raise InputError(f"{path} is an archive of arrays: give its name the ending .npz")
-    return arranged(array, shape, path)
+    return arranged(array, shape, path), False
 
 
 def read_npz(

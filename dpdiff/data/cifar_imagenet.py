@@ -6,6 +6,7 @@ import math
 import re
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,12 +14,24 @@ from dpdiff.data import arrays
 from dpdiff.data.lazy import Stacked, blaming, official
 from dpdiff.errors import InputError
 
+KNOWN = "the batches of CIFAR-10 or ImageNet64"
 CIFAR = (3, 32, 32)
 CIFAR_NAMES = ["test_batch", *(f"data_batch_{number}" for number in range(1, 6))]
 IMAGENET_TEST = "val_data.npz"
 
 
-def reads_cifar(folder: Path) -> bool:
+def recognises(path: Path) -> bool:
+    """Whether a folder holds one of the two."""
+    return path.is_dir() and (is_cifar(path) or is_imagenet(path))
+
+
+def read(path: Path, split: str, shape: Any, progress: bool) -> tuple[Stacked, bool]:
+    """A split of the set in a folder."""
+    reader = read_cifar if is_cifar(path) else read_imagenet
+    return reader(path, split, progress), True
+
+
+def is_cifar(folder: Path) -> bool:
     """Whether a folder holds CIFAR-10, in whichever version."""
     return any((folder / f"{name}{end}").is_file() for name in CIFAR_NAMES for end in (".bin", ""))
 
@@ -48,7 +61,7 @@ def cifar_binary(path: Path) -> np.ndarray:
         return np.memmap(path, np.uint8, "r").reshape(-1, record)[:, 1:].reshape(-1, *CIFAR)
 
 
-def reads_imagenet(folder: Path) -> bool:
+def is_imagenet(folder: Path) -> bool:
     """Whether a folder holds downsampled ImageNet in ``.npz`` batches."""
     return (folder / IMAGENET_TEST).is_file() or bool(_train_batches(folder))
 

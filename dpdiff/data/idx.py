@@ -7,34 +7,38 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from dpdiff.data.lazy import Deferred, Stacked, blaming, check_promise, official, unpacked
 from dpdiff.errors import InputError
 
+KNOWN = "the idx files of MNIST or Fashion-MNIST"
 NAMES = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
-SUFFIXES = ("idx3-ubyte", "idx3-ubyte.gz")
 MAGIC = bytes((0, 0, 8, 3))  # unsigned bytes, three axes
 HEADER = 16
 
 
-def recognises(folder: Path) -> bool:
-    """Whether a folder holds an idx file under its official name."""
-    return any(_path(folder, split) for split in NAMES)
+def recognises(path: Path) -> bool:
+    """Whether this is an idx file, or a folder with one under its official name."""
+    if path.is_dir():
+        return any(_path(path, split) for split in NAMES)
+    return path.name.endswith(("idx3-ubyte", "idx3-ubyte.gz"))
 
 
-def read_folder(folder: Path, split: str, progress: bool) -> Stacked:
-    """A split of the set in a folder."""
+def read(path: Path, split: str, shape: Any, progress: bool) -> tuple[Stacked, bool]:
+    """One file, or a split of the set in a folder."""
+    if not path.is_dir():
+        return read_file(path, progress), False
 
     def part(name: str) -> Stacked:
-        path = _path(folder, name)
-        if path is None:
-            raise InputError(f"{folder} has no {NAMES[name]} or {NAMES[name]}.gz")
-        return read_file(path, progress)
+        file = _path(path, name)
+        if file is None:
+            raise InputError(f"{path} has no {NAMES[name]} or {NAMES[name]}.gz")
+        return read_file(file, progress)
 
-    return official(split, lambda: part("train"), lambda: part("test"))
+    return official(split, lambda: part("train"), lambda: part("test")), True
 
 
 def read_file(path: Path, progress: bool) -> Stacked:

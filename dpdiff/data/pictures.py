@@ -10,6 +10,7 @@ from PIL import Image
 from dpdiff.data.lazy import Lazy, bar, blaming
 from dpdiff.errors import InputError
 
+KNOWN = "a folder of .png, .jpg or .webp images"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 SUBFOLDERS = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
 GREY = ("1", "L", "LA")
@@ -85,6 +86,11 @@ def fitted(image: Image.Image, height: int, width: int) -> Image.Image:
     image = image.resize(size, Image.Resampling.BICUBIC)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
+
+
+def recognises(path: Path) -> bool:
+    """Whether this is a folder at all."""
+    return path.is_dir()
 
 
 def read(

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from dpdiff import data, models
-from dpdiff.data import FORMATS
+from dpdiff.data import known_formats
 from dpdiff.denoiser import Denoiser, Prediction
 from dpdiff.elbo import decoder_cost, jump_cost
 from dpdiff.errors import InputError
@@ -340,7 +340,7 @@ def train(
     if data is None and (brought := BROUGHT.get(RECIPES[name].dataset)):
         raise InputError(
             f"the recipe {name!r} trains on images that you bring: download {brought}, and "
-            f"name the folder as data (on the command line --data); read are {FORMATS}"
+            f"name the folder as data (on the command line --data); read are {known_formats()}"
         )
     if precision == "fp16":
         raise InputError("training in fp16 would lose small gradients: take bf16 or float32")
