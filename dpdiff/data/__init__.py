@@ -19,9 +19,9 @@ __all__ = ["check", "digest", "images", "scaled", "training_sets"]
 SPLITS = ("train", "validation", "test")
 BUNDLED = ("digits",)
 HELD_OUT = 256  # images that decide when training stops
-#: A module for each format: ``KNOWN`` names it, ``recognises(path)`` says whether a file or folder is
-#: in it, ``read(path, split, shape, progress)`` gives its images, and whether there are splits.
-#: The first that recognises a path reads it.
+#: A module for each format: ``KNOWN`` names it, ``recognises(path)`` tells files and folders of it,
+#: ``read(path, split, shape, progress)`` gives the images, and whether they are divided into
+#: splits. The first module that recognises a path reads it.
 READERS = [cifar_imagenet, idx, arrays, pictures]
 
 

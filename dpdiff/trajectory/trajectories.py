@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,30 @@ from dpdiff.trajectory.fine_runs import CALLS, fit
 from dpdiff.trajectory.flow_costs import Bands, jump_table
 from dpdiff.trajectory.second_order import SecondOrderCosts
 
-COST_KINDS = ("flow", "aligned", "plain", "2m")
+
+def flow(grams: np.ndarray, gains: np.ndarray, *grid: Any) -> Table:
+    """Squared errors, each weighed by what the rest of the way leaves of it."""
+    return Table(jump_table(grams, gains, *grid), grid[-1])
+
+
+def aligned(grams: np.ndarray, gains: np.ndarray, *grid: Any) -> Table:
+    """Lengths of these errors instead of their squares."""
+    return Table(np.sqrt(jump_table(grams, gains, *grid)), grid[-1])
+
+
+def plain(grams: np.ndarray, gains: np.ndarray, *grid: Any) -> Table:
+    """Squared errors as they are."""
+    return flow(grams.sum(0, keepdims=True), np.ones_like(gains[:1]), *grid)
+
+
+#: Kinds of costs: whose steps they are of, and what makes them of Gram matrices (B, N, N) averaged
+#: over noises, the gains (B, N) of errors at ``nodes[1:]``, the noise schedule and the nodes.
+COSTS: dict[str, tuple[str, Callable[..., Table | PairCosts]]] = {
+    "flow": ("ddim", flow),
+    "aligned": ("ddim", aligned),
+    "plain": ("ddim", plain),
+    "2m": ("2m", SecondOrderCosts),
+}
 FORMAT, VERSION = "dpdiff-trajectories", 1
 BAND_ARRAYS = ("variances", "sizes", "directions")
 
@@ -128,22 +151,13 @@ class Trajectories:
         >>> [dpdiff.solve(paths.costs(k), 4).schedule(3).timesteps for k in ("flow", "2m")]
         [(0, 41, 61, 100), (0, 32, 61, 100)]
         """
-        if kind not in COST_KINDS:
-            raise InputError(f"the kind of costs is one of {', '.join(COST_KINDS)}; got {kind!r}")
+        if kind not in COSTS:
+            raise InputError(f"the kind of costs is one of {', '.join(COSTS)}; got {kind!r}")
+        sampler, costs_of = COSTS[kind]
         weights = np.ones(len(self.grams)) if weights is None else weights
-        mean = np.tensordot(weights, self.grams, 1)
-        noise, landing = self.denoiser.noise, self.nodes[1:]
-        if kind == "plain":
-            mean, gains = mean.sum(0, keepdims=True), np.ones((1, len(landing)))
-        else:
-            gains = self.bands.gains(noise, landing)
-        costs: Table | PairCosts
-        if kind == "2m":
-            costs = SecondOrderCosts(mean, gains, noise, self.nodes)
-        else:
-            table = jump_table(mean, gains, noise, self.nodes)
-            costs = Table(np.sqrt(table) if kind == "aligned" else table, self.nodes)
-        costs.about = self._about("2m" if kind == "2m" else "ddim")
+        mean, noise = np.tensordot(weights, self.grams, 1), self.denoiser.noise
+        costs = costs_of(mean, self.bands.gains(noise, self.nodes[1:]), noise, self.nodes)
+        costs.about = self._about(sampler)
         return costs
 
     def _about(self, sampler: str) -> dict[str, Any]:
