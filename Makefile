@@ -50,7 +50,7 @@ lessons: $(READY)  ## run the lessons again and store their text outputs, withou
 notebooks: $(READY)  ## make the readers' notebooks (Binder, Colab) from the lessons
 	@$(BIN)/python book/notebooks.py
 
-figures: $(READY)  ## draw the first picture of the README and the welcome page
+figures: $(READY)  ## draw the digits of the welcome page
 	@$(BIN)/python book/figures.py
 
 explorer: $(READY)  ## compute what the explorer page shows (about ten minutes)

@@ -4,7 +4,7 @@
 
 prints the Markdown of ``results/<model>.json``, bits/dim, and of ``samples_<model>.json`` and
 ``few_steps_<model>_*.json``, few-step samples, of which those of other variance rules share a
-table; without a model, the README's. A test compares the pages with it.
+table; without a model, those of the README and the book. A test compares the pages with it.
 """
 
 from __future__ import annotations
@@ -86,6 +86,45 @@ def summary() -> str:
             name = f"`{model}`" if steps == SUMMARY[0] else ""
             rows.append([name, steps, *row(report["distances"][steps])])
     return table(["model", "steps", *COLUMNS], rows)
+
+
+def pictures() -> str:
+    """Fréchet distances of `fashion` at equal calls: DDIM and 2M, best stride and `flow`."""
+    ddim, second = (read(f"few_steps_fashion_{name}")["distances"] for name in ("ddim", "2m"))
+    rows = []
+    for calls in ddim:
+        cells = []
+        for by_schedule in (ddim[calls], second[calls]):
+            stride = min(STRIDES, key=lambda name: by_schedule[name]["distance"][0])
+            found = (by_schedule[name]["distance"][0] for name in (stride, "flow"))
+            best, flow = (f"{value:.1f}" if value >= 1 else f"{value:.2f}" for value in found)
+            cells += [f"{best} ({stride})", flow]
+        rows.append([calls, *cells])
+    heads = [
+        f"{solver}, {where}" for solver in ("DDIM", "2M") for where in ("best stride", "`flow`")
+    ]
+    return table(["calls", *heads], rows)
+
+
+def likelihood() -> str:
+    """Bits/dim of the digits with 8 steps: kinds of schedules under two widths."""
+    bits = read("digits")["bits_per_dim"]
+    rows = [
+        [name, *(f"{bits[rule][kind]['8'][0]:.2f}" for kind in ("even", "quadratic", "dp"))]
+        for name, rule in (("learned", "learned_range"), ("the best for each jump", "optimal"))
+    ]
+    return table(["widths", "even steps", "quadratic", "optimal"], rows)
+
+
+def solvers(model: str) -> str:
+    """How far solvers' samples are from a fine teacher's, a row a solver, the farthest first."""
+    budgets = read(f"solvers_{model}")["budgets"]
+    last = list(budgets.values())[-1]
+    names = sorted(last, key=lambda name: -last[name]["distance"])
+    cells = {
+        name: [f"{by_name[name]['distance']:.2f}" for by_name in budgets.values()] for name in names
+    }
+    return table(["solver", *(f"{k} calls" for k in budgets)], [[n, *cells[n]] for n in names])
 
 
 def distance(numbers: dict) -> str:
@@ -175,7 +214,7 @@ def of_model(model: str) -> dict[str, str]:
 def main() -> None:
     """Print them."""
     if not sys.argv[1:]:
-        print(summary())
+        print(pictures(), likelihood(), solvers("digits"), summary(), sep="\n\n")
     for model in sys.argv[1:]:
         for name, text in of_model(model).items():
             print(f"{name}\n\n{text}\n")

@@ -1,4 +1,4 @@
-"""Draw the picture of the README and the welcome page, from the bundled model.
+"""Draw the digits of the welcome page, from the bundled model.
 
 The scores are those on held-out digits that ``python benchmarks/scores.py digits --every 3``
 records. Sampling takes about a minute on one core, most of it for all 4,000 steps.

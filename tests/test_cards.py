@@ -10,7 +10,8 @@ import tables
 import dpdiff
 from dpdiff.models import BUNDLED, HOME
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+GUIDE = ROOT / "book" / "guide"
 
 
 @pytest.mark.parametrize("model", BUNDLED)
@@ -22,9 +23,19 @@ def test_a_card_holds_every_recorded_table(model):
         assert text in card, f"make it anew: python benchmarks/tables.py {model} ({name})"
 
 
-def test_the_readme_holds_the_summary():
-    readme = README.read_text()
-    assert tables.summary() in readme, "make it anew: python benchmarks/tables.py"
+@pytest.mark.parametrize(
+    ("made", "pages"),
+    [
+        (tables.pictures(), [ROOT / "README.md", ROOT / "book/welcome.md", GUIDE / "pictures.md"]),
+        (tables.likelihood(), [ROOT / "README.md", ROOT / "book/welcome.md"]),
+        (tables.solvers("digits"), [GUIDE / "pictures.md"]),
+        (tables.summary(), [GUIDE / "pictures.md"]),
+    ],
+    ids=["pictures", "likelihood", "solvers", "summary"],
+)
+def test_pages_hold_the_recorded_tables(made, pages):
+    for page in pages:
+        assert made in page.read_text(), "make it anew: python benchmarks/tables.py"
 
 
 def test_a_card_holds_the_papers_two_findings():

@@ -15,7 +15,7 @@ from dpdiff.version import __version__
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NOTEBOOKS = sorted((ROOT / "lessons").glob("*.ipynb"))
-PAGES = [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "book").rglob("*.md"))]
 
 
 def name_of(requirement):

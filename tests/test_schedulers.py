@@ -51,15 +51,15 @@ def test_the_table_has_the_classes_own_defaults(name):
     assert settings.get("clip_sample", False) == own.get("clip_sample", False)
 
 
-def test_the_readme_has_the_table():
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+def test_the_guide_has_the_table():
+    guide = (Path(__file__).parent.parent / "book/guide/exports.md").read_text()
     rows = {"`timesteps=`": "timesteps", "`sigmas=`": "sigmas", "neither: use ours": None}
     for what, argument in rows.items():
         names = [
             f"{name} ({meaning})" if meaning else name
             for name, meaning in scheduler_table.taking(argument).items()
         ]
-        assert f"| {what} | {', '.join(names)} |" in readme
+        assert f"| {what} | {', '.join(names)} |" in guide
 
 
 def test_a_scheduler_is_added_in_one_place(monkeypatch):
