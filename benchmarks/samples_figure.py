@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import dpdiff
-from dpdiff.plotting.plots import draw_schedule_line, finish_distances
+from dpdiff.plotting import draw_schedule_line, finish_distances
 from dpdiff.plotting.style import STYLE
 
 HERE = Path(__file__).parent

@@ -309,14 +309,34 @@ def plot_distances(
 
 
 def draw_schedule_line(ax: Axes, name: str, rows: Mapping[int, tuple[float, float]]) -> None:
-    """One schedule's values and standard errors by number of steps."""
+    """One schedule's line in :func:`plot_distances`, in its own colour, marker and dashes.
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+        Where to draw.
+    name : str
+        The schedule's.
+    rows : mapping of int to (float, float)
+        Number of steps to a value and its standard error, of which bars show two.
+    """
     colour, marker, line = SCHEDULE_STYLES.get(name, ("#8b949e", ".", "-."))
     style = {"color": colour, "marker": marker, "linestyle": line, "elinewidth": 1}
     _line(ax, rows, label=name, capsize=2, **style)
 
 
 def finish_distances(ax: Axes, steps: list[int], what: str) -> None:
-    """Axes that are logarithmic and say plain numbers."""
+    """Logarithmic axes of :func:`plot_distances`, which say plain numbers.
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+        Where lines were drawn.
+    steps : list of int
+        The ticks.
+    what : str
+        What was measured.
+    """
     ax.set_yscale("log")
     _label_steps(ax, steps, what)
     for formatter in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
