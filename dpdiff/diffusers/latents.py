@@ -82,8 +82,8 @@ def decode(pipe: Any, samples: Tensor, *, batch_size: int = 8) -> np.ndarray:
 
 
 def _autoencoder(pipe: Any) -> Any:
-    kind = PIPELINES.get(type(pipe).__name__)
-    vae = getattr(pipe, kind.vae, None) if kind else None
+    about = PIPELINES.get(type(pipe).__name__)
+    vae = getattr(pipe, about.vae, None) if about else None
     if vae is None:
         raise InputError(
             f"a {type(pipe).__name__} has no autoencoder; these pipelines have: "
