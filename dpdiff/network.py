@@ -40,7 +40,7 @@ _TOKENS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 def ask(
     network: Network, x: Tensor, times: np.ndarray, timesteps: np.ndarray, expected: tuple[int, ...]
 ) -> Tensor:
-    """Call a network with its own time inputs; its output has the expected shape.
+    """Call a network with its own time inputs and check the shape of its output.
 
     Integers are given as int64, other numbers as float32.
 
@@ -83,7 +83,7 @@ def finite(output: Tensor, timesteps: np.ndarray) -> Tensor:
 
 
 def not_finite(t: int) -> InputError:
-    """The complaint about an output that is not finite."""
+    """The error for an output that is not finite."""
     return InputError(f"the network's output is not finite at timestep {t}")
 
 
@@ -109,7 +109,7 @@ def weights_of(network: Any) -> list[Tensor]:
 
 
 def dtype_of(network: Any) -> torch.dtype:
-    """What a network's inputs are cast to: the one dtype of its weights, else float32.
+    """The one dtype of a network's weights, to which inputs are cast; else float32.
 
     Examples
     --------
@@ -162,7 +162,7 @@ def checked_arguments(x_t: Any, t: Any, shape: tuple[int, ...], T: int) -> np.nd
 
 
 class DeviceField:
-    """The field ``device`` of a denoiser: where its network's weights are, else what was given."""
+    """The field ``device`` of a denoiser: its network's own device, else what was given."""
 
     def __get__(self, denoiser: Any, owner: type) -> torch.device | None:
         if denoiser is None:
@@ -179,7 +179,7 @@ class DeviceField:
 
 
 class InPrecision:
-    """A network under autocast, its inputs channels last, and compiled on demand.
+    """A network under autocast, channels last, and compiled on demand.
 
     The weights are the original's own: nothing is copied, and the original is left as it is.
 
@@ -229,7 +229,7 @@ class InPrecision:
 
 
 class Unseen(Exception):
-    """Something that a function uses cannot be seen through."""
+    """A function uses something that no digest can be made of."""
 
 
 def identity(function: Any) -> str:
@@ -276,7 +276,7 @@ def _feed(value: Any, digest: Any, seen: set[int]) -> None:
 
 
 def _parts(value: Any) -> list[Any]:
-    """What a value is made of: raw bytes and other values."""
+    """The raw bytes and other values that a value consists of."""
     if isinstance(value, Tensor):
         value = value.detach().cpu()
         return [repr((value.dtype, value.shape)).encode(), *_numbers(value)]

@@ -281,7 +281,7 @@ def raising(error):
     ],
 )
 def test_every_other_failure_has_its_code(error, code, line, monkeypatch, capfd):
-    monkeypatch.setattr(cli, "_give_up_stdout", lambda: None)
+    monkeypatch.setattr(cli, "_silence_stdout", lambda: None)
     monkeypatch.setattr(commands, "solve", raising(error))
     assert main(["solve", "costs.npz"]) == code
     said = capfd.readouterr().err

@@ -41,15 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _run(arguments, notes)
     except KeyboardInterrupt:
-        _say("dpdiff: interrupted", all_workers=False)
+        _print_error("dpdiff: interrupted", all_workers=False)
         return INTERRUPTED
     except BrokenPipeError:
-        _give_up_stdout()
+        _silence_stdout()
         return PIPE_CLOSED
     except Exception as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        return _blame(error, notes)
+        return _report(error, notes)
     return 0
 
 
@@ -62,21 +62,21 @@ def _run(arguments: list[str], notes: list[str]) -> None:
         sys.stdout.flush()
 
 
-def _blame(error: Exception, notes: list[str]) -> int:
+def _report(error: Exception, notes: list[str]) -> int:
     """Say in one line what went wrong, and return the exit code that goes with it."""
     if isinstance(error, InputError):
         assumed = f" ({'; '.join(notes)})" if notes else ""
-        _say(f"dpdiff: error: {error}{assumed}", all_workers=isinstance(error, WorkerError))
+        _print_error(f"dpdiff: error: {error}{assumed}", all_workers=isinstance(error, WorkerError))
         return BAD_INPUT
     if isinstance(error, OSError) and error.strerror:
-        _give_up_stdout()
+        _silence_stdout()
         place = f"{error.filename}: " if error.filename else ""
-        _say(f"dpdiff: error: {place}{error.strerror}", all_workers=True)
+        _print_error(f"dpdiff: error: {place}{error.strerror}", all_workers=True)
         return BAD_INPUT
     if _memory_ran_out(error):
-        _say(f"dpdiff: error: memory does not suffice: {error}", all_workers=True)
+        _print_error(f"dpdiff: error: memory does not suffice: {error}", all_workers=True)
         return BAD_INPUT
-    _say(
+    _print_error(
         f"dpdiff: this is a bug: {type(error).__name__}: {error}. Please report it at {REPORT} "
         "with the command line; --debug shows where it comes from",
         all_workers=True,
@@ -94,7 +94,7 @@ def _memory_ran_out(error: Exception) -> bool:
     return ran_out(error)
 
 
-def _say(line: str, *, all_workers: bool) -> None:
+def _print_error(line: str, *, all_workers: bool) -> None:
     """Write one line to stderr, if anybody is there to read it."""
     line = " ".join(line.split())
     if len(line) > LONGEST:
@@ -104,7 +104,7 @@ def _say(line: str, *, all_workers: bool) -> None:
             print(line, file=sys.stderr, flush=True)
 
 
-def _give_up_stdout() -> None:
+def _silence_stdout() -> None:
     """Send what is still unwritten nowhere, or Python complains of it when it ends."""
     with suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 # Options that decide what is in a costs file.
-DECISIVE = ("model", "data", "split", "seed", "batch_size", "variance", "precision", "compile")
+MEASURING = ("model", "data", "split", "seed", "batch_size", "variance", "precision", "compile")
 REGRET = 0.01  # bits/dim that `optimize` measures down to unless it is given an amount
 
 
@@ -109,7 +109,7 @@ def command_digest(denoiser: Denoiser, images: Any, options: argparse.Namespace)
     from dpdiff import data
     from dpdiff.costs.costs import VERSION
 
-    settings = {name: getattr(options, name) for name in DECISIVE}
+    settings = {name: getattr(options, name) for name in MEASURING}
     amounts = ("calls", "regret", "per_step") + (("steps",) if options.regret else ())
     settings |= {name: getattr(options, name) for name in amounts}
     settings |= {"version": VERSION, "model": denoiser.fingerprint, "name": options.model}

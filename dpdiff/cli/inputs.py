@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dpdiff.schedule import Schedule
 
 
-OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # package.module:function
+FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # package.module:function
 STRIDES = ("even", "quadratic")
 
 
@@ -67,8 +67,8 @@ def denoiser_for(options: argparse.Namespace, *, rule: str | None) -> Denoiser:
 
 def _loaded(options: argparse.Namespace, place: str) -> Denoiser:
     model = options.model
-    if OWN.fullmatch(model) and not os.path.exists(model):
-        return _own(model, place)
+    if FUNCTION.fullmatch(model) and not os.path.exists(model):
+        return _denoiser_of_function(model, place)
     path = Path(model)
     unknown = path.suffix == ".safetensors" and options.flags is None
     if (unknown or path.suffix in (".pth", ".bin", ".ckpt")) and path.is_file():
@@ -80,9 +80,9 @@ def _loaded(options: argparse.Namespace, place: str) -> Denoiser:
     return dpdiff.load(model, flags=options.flags, key=options.key, device=place)
 
 
-def _own(name: str, place: str) -> Denoiser:
+def _denoiser_of_function(name: str, place: str) -> Denoiser:
     """A denoiser that a function of the user's own makes."""
-    made = _made("--model", name)
+    made = _call("--model", name)
     from dpdiff.denoiser import Denoiser
 
     if not isinstance(made, Denoiser):
@@ -92,7 +92,7 @@ def _own(name: str, place: str) -> Denoiser:
     return made
 
 
-def _made(option: str, name: str) -> Any:
+def _call(option: str, name: str) -> Any:
     """What a function of the user's own makes; it is imported as Python would here."""
     module, _, function = name.partition(":")
     if os.getcwd() not in sys.path:
@@ -120,8 +120,8 @@ def images_for(options: argparse.Namespace, denoiser: Denoiser) -> Any:
     if options.data is None:
         options.data = "digits"
         options.notes.append("no --data was given: the bundled digits' images are meant")
-    if OWN.fullmatch(options.data) and not os.path.exists(options.data):
-        images = _made("--data", options.data)
+    if FUNCTION.fullmatch(options.data) and not os.path.exists(options.data):
+        images = _call("--data", options.data)
     elif denoiser.levels is None and options.data.endswith(".npy"):
         try:
             images = np.load(options.data, mmap_mode="r", allow_pickle=False)

@@ -1,4 +1,4 @@
-"""What the command line looks like: commands, options, defaults."""
+"""The command line: commands, options, defaults."""
 
 from __future__ import annotations
 

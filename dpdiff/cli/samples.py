@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 BUDGETS = (4, 8, 16)
 BATCH = 16  # noises in a block on disk: what a kill loses
-NO_PART = ("data", "variance", "regret", "per_step", "smooth")
+UNUSED = ("data", "variance", "regret", "per_step", "smooth")
 
 
 def optimize_for_samples(options: argparse.Namespace) -> None:
     """Run the model with many steps, fit solvers of few, compare, write them, print the table."""
     folder = checks.output_folder(options.out)
-    for name in NO_PART:
+    for name in UNUSED:
         if getattr(options, name) is not None:
             raise InputError(
                 f"--{name.replace('_', '-')} plays no part with --for samples, which asks the "

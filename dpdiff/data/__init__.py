@@ -12,7 +12,7 @@ import numpy as np
 from dpdiff.data import arrays, cifar_imagenet, idx, pictures
 from dpdiff.data.levels import check, scaled
 from dpdiff.errors import InputError
-from dpdiff.runtime.files import regular
+from dpdiff.runtime.files import file_status
 
 __all__ = ["check", "digest", "images", "scaled", "training_sets"]
 
@@ -135,9 +135,9 @@ def training_sets(
         others = images(source, split="validation", shape=shape, progress=progress)
         # Files are sorted by path, often by class: their first ones are no sample of them.
         sorted_by_path = isinstance(others, pictures.Pictures)
-        rows = _spread(others, HELD_OUT) if sorted_by_path else slice(HELD_OUT)
+        rows = _evenly_spaced(others, HELD_OUT) if sorted_by_path else slice(HELD_OUT)
         return training[:], others[rows]
-    rows = _spread(training, min(HELD_OUT, len(training) // 10))
+    rows = _evenly_spaced(training, min(HELD_OUT, len(training) // 10))
     if len(rows) == 0:
         raise InputError(f"{source} has {len(training)} images; training takes at least 10")
     rest = np.ones(len(training), bool)
@@ -172,7 +172,7 @@ def _read(
             f"{', '.join(BUNDLED)}; read are {known_formats()}"
         )
     if not path.is_dir():
-        regular(path)
+        file_status(path)
     for reader in READERS:
         if reader.recognises(path):
             return reader.read(path, split, shape, progress)
@@ -191,7 +191,7 @@ def _digits(split: str) -> np.ndarray:
     return rest[validation if split == "validation" else ~validation]
 
 
-def _spread(images: Any, count: int) -> np.ndarray:
+def _evenly_spaced(images: Any, count: int) -> np.ndarray:
     """At most ``count`` rows, spread evenly over all."""
     count = min(count, len(images))
     return np.arange(count) * len(images) // max(count, 1)

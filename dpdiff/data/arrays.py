@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
-from dpdiff.data.lazy import Deferred, Stacked, blaming, check_promise, official, unpacked
+from dpdiff.data.lazy import Deferred, Stacked, check_promise, file_errors, official_split, unpacked
 from dpdiff.errors import InputError
 from dpdiff.runtime.formats import UNPACKABLE
 
@@ -31,7 +31,7 @@ def read(path: Path, split: str, shape: tuple[int, ...] | None, progress: bool) 
     """The images of a file, and whether it has an official test set: ``.npy`` has none."""
     if path.suffix == ".npz":
         return read_npz(path, split, shape, progress)
-    with blaming(path):
+    with file_errors(path):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(array, np.ndarray):
         raise InputError(f"{path} is an archive of arrays: give its name the ending .npz")
@@ -47,11 +47,11 @@ def read_npz(
         array = member(path, key, lambda array: arranged(array, shape, path), progress)
         return Stacked([array], progress=progress)
 
-    with blaming(path), zipfile.ZipFile(path) as archive:
+    with file_errors(path), zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
     pair = next((pair for pair in PAIRS if set(pair) <= set(names)), None)
     if pair:
-        return official(split, lambda: stacked(pair[0]), lambda: stacked(pair[1])), True
+        return official_split(split, lambda: stacked(pair[0]), lambda: stacked(pair[1])), True
     keys = [name for name in SINGLES if name in names] or (names if len(names) == 1 else [])
     if not keys:
         raise InputError(
@@ -77,7 +77,7 @@ def member(
     progress : bool
         Show a progress bar while unpacking.
     """
-    with blaming(path), zipfile.ZipFile(path) as archive:
+    with file_errors(path), zipfile.ZipFile(path) as archive:
         if f"{key}.npy" not in archive.namelist():
             raise InputError(f"{path} holds no array {key!r}")
         info = archive.getinfo(f"{key}.npy")
@@ -92,7 +92,7 @@ def member(
         check_promise(size, path.stat().st_size, path)
 
     def get() -> np.ndarray:
-        with blaming(path), zipfile.ZipFile(path) as archive:
+        with file_errors(path), zipfile.ZipFile(path) as archive:
             if info.compress_type == zipfile.ZIP_STORED:
                 raw = np.memmap(path, np.uint8, "r", _place(path, info), (size,))
             else:

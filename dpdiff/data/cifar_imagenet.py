@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dpdiff.data import arrays
-from dpdiff.data.lazy import Stacked, blaming, official
+from dpdiff.data.lazy import Stacked, file_errors, official_split
 from dpdiff.errors import InputError
 
 KNOWN = "the batches of CIFAR-10 or ImageNet64"
@@ -48,7 +48,7 @@ def read_cifar(folder: Path, split: str, progress: bool) -> Stacked:
         paths = [_existing(folder / f"{name}.bin") for name in names]
         return Stacked([cifar_binary(path) for path in paths], progress=progress)
 
-    return official(split, lambda: stacked(CIFAR_NAMES[1:]), lambda: stacked(CIFAR_NAMES[:1]))
+    return official_split(split, lambda: stacked(CIFAR_NAMES[1:]), lambda: stacked(CIFAR_NAMES[:1]))
 
 
 def cifar_binary(path: Path) -> np.ndarray:
@@ -57,7 +57,7 @@ def cifar_binary(path: Path) -> np.ndarray:
     size = path.stat().st_size
     if size == 0 or size % record:
         raise InputError(f"{path} has {size} bytes, expected a multiple of {record}: cut short?")
-    with blaming(path):
+    with file_errors(path):
         return np.memmap(path, np.uint8, "r").reshape(-1, record)[:, 1:].reshape(-1, *CIFAR)
 
 
@@ -81,7 +81,7 @@ def read_imagenet(folder: Path, split: str, progress: bool) -> Stacked:
         numbers = present if complete else range(1, len(present) + 2)
         return stacked([f"train_data_batch_{number}.npz" for number in numbers])
 
-    return official(split, train, lambda: stacked([IMAGENET_TEST]))
+    return official_split(split, train, lambda: stacked([IMAGENET_TEST]))
 
 
 def planes(array: np.ndarray, path: Path) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from dpdiff.data.lazy import Deferred, Stacked, blaming, check_promise, official, unpacked
+from dpdiff.data.lazy import Deferred, Stacked, check_promise, file_errors, official_split, unpacked
 from dpdiff.errors import InputError
 
 KNOWN = "the idx files of MNIST or Fashion-MNIST"
@@ -38,7 +38,7 @@ def read(path: Path, split: str, shape: Any, progress: bool) -> tuple[Stacked, b
             raise InputError(f"{path} has no {NAMES[name]} or {NAMES[name]}.gz")
         return read_file(file, progress)
 
-    return official(split, lambda: part("train"), lambda: part("test")), True
+    return official_split(split, lambda: part("train"), lambda: part("test")), True
 
 
 def read_file(path: Path, progress: bool) -> Stacked:
@@ -72,7 +72,7 @@ def read_file(path: Path, progress: bool) -> Stacked:
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
     opener = gzip.open if path.suffix == ".gz" else open
-    with blaming(path), opener(path, "rb") as file:
+    with file_errors(path), opener(path, "rb") as file:
         yield file
 
 

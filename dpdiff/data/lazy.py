@@ -21,7 +21,7 @@ PATIENCE = 2  # seconds without a progress bar
 
 
 class Lazy:
-    """Images of which only those that are asked for are read.
+    """An array of images that are read when indexed.
 
     An integer, a slice, an array of integers or a boolean mask picks images as it would from an
     ndarray, and the result is one. ``numpy.asarray`` reads them all.
@@ -70,7 +70,7 @@ class Lazy:
 
 
 class Deferred(Lazy):
-    """An array that costs something to get, and is not got before a row of it is needed."""
+    """An array that is loaded when a row of it is first needed."""
 
     def __init__(self, get: Callable[[], np.ndarray], shape: tuple[int, ...], dtype: Any) -> None:
         super().__init__(shape, dtype, progress=False)
@@ -83,7 +83,7 @@ class Deferred(Lazy):
 
 
 class Stacked(Lazy):
-    """Arrays one after another, as a set in several files is, or a stretch of them."""
+    """Arrays concatenated along their first axis, or a slice of that."""
 
     def __init__(
         self, arrays: Sequence[Any], start: int = 0, stop: int | None = None, *, progress: bool
@@ -97,7 +97,7 @@ class Stacked(Lazy):
         super().__init__((count, *arrays[0].shape[1:]), arrays[0].dtype, progress=progress)
 
     def part(self, start: int, stop: int) -> Stacked:
-        """The images ``start … stop - 1``; none is read."""
+        """The slice ``start … stop - 1``; nothing is read."""
         first = self._start
         return Stacked(self._arrays, first + start, first + stop, progress=self.progress)
 
@@ -111,15 +111,17 @@ class Stacked(Lazy):
         return images
 
 
-def official(split: str, train: Callable[[], Stacked], test: Callable[[], Stacked]) -> Stacked:
-    """The split of a set with an official test set; what is not needed is not opened.
+def official_split(
+    split: str, train: Callable[[], Stacked], test: Callable[[], Stacked]
+) -> Stacked:
+    """A split of a set with an official test set; only its own files are opened.
 
     The last tenth of the official training set is "validation", and not in "train".
 
     Examples
     --------
     >>> everything = Stacked([np.arange(25)[:, None]], progress=False)
-    >>> official("validation", lambda: everything, lambda: None)[:].ravel()
+    >>> official_split("validation", lambda: everything, lambda: None)[:].ravel()
     array([23, 24])
     """
     if split == "test":
@@ -130,8 +132,8 @@ def official(split: str, train: Callable[[], Stacked], test: Callable[[], Stacke
 
 
 @contextmanager
-def blaming(path: Path) -> Iterator[None]:
-    """Whatever goes wrong while a file is read is the file's fault, and says so.
+def file_errors(path: Path) -> Iterator[None]:
+    """Any exception while a file is read, as an InputError that names the file.
 
     Decoders fail in many ways on broken files, so every exception counts.
     """
@@ -177,7 +179,7 @@ def unpacked(stream: BinaryIO, size: int, path: Path, progress: bool) -> np.ndar
 
 
 def check_promise(size: int, packed: int, path: Path) -> None:
-    """Refuse a header that promises more than so many packed bytes can hold.
+    """Refuse a header that promises more than its packed bytes can hold.
 
     Raises
     ------

@@ -20,7 +20,7 @@ KNOWN = "an array, a tensor, a list of images or a torch Dataset or DataLoader"
 
 
 def check(images: Any, shape: tuple[int, ...], levels: int | None) -> Any:
-    """Images as a denoiser of this shape and these levels takes them; others are refused.
+    """Images in a denoiser's shape and levels; what cannot be brought there is refused.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def check(images: Any, shape: tuple[int, ...], levels: int | None) -> Any:
 
 
 def _extremes(array: Any, levels: int) -> tuple[int, int]:
-    """Smallest and largest value, or those of the dtype if the levels allow them anyway."""
+    """Smallest and largest value; the dtype's own where the levels allow all of them."""
     allowed = np.iinfo(array.dtype)
     if allowed.min == 0 and allowed.max < levels:
         return allowed.min, allowed.max
@@ -113,7 +113,7 @@ def levels_of(array: np.ndarray, levels: int) -> np.ndarray:
 
 @cache
 def say_once(line: str) -> None:
-    """Tell what was taken for what, on stderr, once in the life of the process."""
+    """Write a line to stderr, once a process."""
     if environment_rank() == 0:
         tqdm.write(f"dpdiff: {line}", file=sys.stderr)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dpdiff.data.lazy import Lazy, bar, blaming
+from dpdiff.data.lazy import Lazy, bar, file_errors
 from dpdiff.errors import InputError
 
 KNOWN = "a folder of .png, .jpg or .webp images"
@@ -57,8 +57,8 @@ class Pictures(Lazy):
 
     def _decode(self, path: Path) -> np.ndarray:
         channels, height, width = self.shape[1:]
-        with blaming(path), Image.open(path) as image:
-            _refuse_odd(image, path)
+        with file_errors(path), Image.open(path) as image:
+            _check_picture(image, path)
             if image.mode in ("1", "P"):  # their numbers are no brightness to average
                 image = image.convert("RGB")
             if self._resize:
@@ -135,8 +135,8 @@ def common_size(paths: list[Path], progress: bool) -> tuple[int, int, int]:
     sizes: dict[tuple[int, int], Path] = {}
     channels = 1
     for path in bar(paths, "look at sizes", progress, unit="file"):
-        with blaming(path), Image.open(path) as image:
-            _refuse_odd(image, path)
+        with file_errors(path), Image.open(path) as image:
+            _check_picture(image, path)
             sizes.setdefault(image.size, path)
             channels = channels if image.mode in GREY else 3
         if len(sizes) > 1:
@@ -149,7 +149,7 @@ def common_size(paths: list[Path], progress: bool) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _refuse_odd(image: Image.Image, path: Path) -> None:
+def _check_picture(image: Image.Image, path: Path) -> None:
     if image.width * image.height > LARGEST:
         raise InputError(f"{path} has {image.width}×{image.height} pixels, more than are decoded")
     if image.mode in DEEP or image.mode.startswith("I;16"):

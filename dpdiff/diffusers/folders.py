@@ -23,7 +23,7 @@ from dpdiff.diffusers import configs, pipelines
 from dpdiff.diffusers.pipelines import PIPELINES, Conditions, PipelineParts
 from dpdiff.errors import InputError
 from dpdiff.runtime import formats
-from dpdiff.runtime.files import regular
+from dpdiff.runtime.files import file_status
 from dpdiff.variance import rule_named
 
 OWN_FILE = "dpdiff.json"
@@ -301,7 +301,7 @@ def read_extra(folder: Path) -> dict[str, Any]:
 
 def file_digest(path: Path) -> str:
     """SHA-256 of an ordinary file."""
-    regular(path)
+    file_status(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -366,7 +366,7 @@ def _weights(folder: Path) -> Path:
             others = ["weights in several files"]
         held = f"; it has {', '.join(others)}: {ADVICE}" if others else ""
         raise InputError(f"{folder} has no {WEIGHTS}{held}")
-    regular(path)
+    file_status(path)
     return path
 
 

@@ -1,4 +1,4 @@
-"""The pictures that schedules need, in one style."""
+"""Plots of bounds, schedules, samples and distances, in one style."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many samples in one PNG picture, pixel for pixel."""
+"""A grid of samples as a PNG file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of bounds, schedules, samples and distances."""
+"""Plots of bounds, schedules, samples and distances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the book's figures look: one style, and the colours of the three kinds of schedule.
+"""Matplotlib settings, and the colours, markers and lines of schedules.
 
 The three colours stay apart for colour-blind readers, and the markers where there is no colour.
 """

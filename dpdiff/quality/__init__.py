@@ -1,4 +1,4 @@
-"""How far drawn samples are from real ones, in the features of a classifier.
+"""Fréchet and kernel distances, precision and recall of samples, in a classifier's features.
 
 Features: :func:`digit_features` of the 8×8 digits, :func:`fashion_features` of Fashion-MNIST.
 Measures of any features: :func:`frechet_distance`, :func:`frechet_difference`,

@@ -1,4 +1,4 @@
-"""Features of the 8×8 digits, from a classifier that is fitted when it is first asked for."""
+"""Features of the 8×8 digits, by a classifier that is fitted on first use."""
 
 from __future__ import annotations
 

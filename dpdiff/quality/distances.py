@@ -102,7 +102,7 @@ def frechet_distance(
     _check_sizes(resamples, a, b)
     rng = np.random.default_rng(seed)
     again = [_distance(_resampled(a, rng), _resampled(b, rng)) for _ in range(resamples)]
-    return Distance(_distance(a, b), _spread(again))
+    return Distance(_distance(a, b), _standard_error(again))
 
 
 def frechet_difference(
@@ -163,7 +163,7 @@ def frechet_difference(
         difference(rng.integers(len(a), size=len(a)), _resampled(real, rng))
         for _ in range(resamples)
     ]
-    return Distance(difference(slice(None), real), _spread(again))
+    return Distance(difference(slice(None), real), _standard_error(again))
 
 
 def kernel_distance(features_a: Any, features_b: Any) -> Distance:
@@ -302,7 +302,7 @@ def _resampled(features: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return features[rng.integers(len(features), size=len(features))]
 
 
-def _spread(again: list[float]) -> float:
+def _standard_error(again: list[float]) -> float:
     return float(np.std(again, ddof=1)) if again else float("nan")
 
 

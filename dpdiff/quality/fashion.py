@@ -1,4 +1,4 @@
-"""Features of Fashion-MNIST, from a small fixed classifier that comes with its reference."""
+"""Features of Fashion-MNIST, by a small bundled classifier, and those of real images."""
 
 from __future__ import annotations
 

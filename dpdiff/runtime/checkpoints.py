@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from dpdiff.errors import InputError
 from dpdiff.runtime import formats
-from dpdiff.runtime.files import regular
+from dpdiff.runtime.files import file_status
 
 FORMAT = "dpdiff-block"
 VERSION = 2
@@ -128,7 +128,7 @@ class Checkpoints:
         return loaded
 
     def _read(self, path: Path) -> tuple[dict[str, Any] | None, Statistics]:
-        regular(path)
+        file_status(path)
         try:
             return formats.read_arrays(path, FORMAT, VERSION)
         except InputError:

@@ -17,8 +17,8 @@ from filelock import FileLock
 from dpdiff.errors import InputError
 
 
-def regular(path: str | Path) -> os.stat_result:
-    """What the system knows of a file that is one: no folder, pipe or device.
+def file_status(path: str | Path) -> os.stat_result:
+    """``os.stat`` of an ordinary file; folders, pipes and devices are refused.
 
     Raises
     ------
@@ -27,7 +27,7 @@ def regular(path: str | Path) -> os.stat_result:
 
     Examples
     --------
-    >>> regular(".")
+    >>> file_status(".")
     Traceback (most recent call last):
     dpdiff.errors.InputError: cannot read .: it is a folder
     """
@@ -41,8 +41,8 @@ def regular(path: str | Path) -> os.stat_result:
     return status
 
 
-def contents(path: str | Path, at_most: int) -> bytes:
-    """The bytes of an ordinary file, if they are no more than expected.
+def read_bytes(path: str | Path, at_most: int) -> bytes:
+    """The bytes of an ordinary file, of a size that is checked first.
 
     Parameters
     ----------
@@ -54,9 +54,9 @@ def contents(path: str | Path, at_most: int) -> bytes:
     Raises
     ------
     InputError
-        As :func:`regular`, or if the file is too long.
+        As :func:`file_status`, or if the file is too long.
     """
-    size = regular(path).st_size
+    size = file_status(path).st_size
     if size > at_most:
         raise InputError(f"cannot read {path}: it has {size:,} bytes, at most {at_most:,} are read")
     try:
@@ -67,7 +67,7 @@ def contents(path: str | Path, at_most: int) -> bytes:
 
 
 def writable(path: str | Path) -> Path:
-    """Where a result will be written, links followed; refused if it cannot be.
+    """The path that will be written, links followed, if it can be.
 
     Call it before a long piece of work, not after.
 
@@ -101,7 +101,7 @@ def writable(path: str | Path) -> Path:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of ``path`` when the block ends well.
+    """Write a file atomically: it takes the place of ``path`` when the block ends well.
 
     If the block fails, or the process dies, the file that was there before stays as it was. A
     symbolic link stays one, and a file that is replaced hands on its mode. Where the file system
@@ -153,7 +153,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def write_all(files: Mapping[Path, bytes]) -> None:
-    """Write several files; none of them gets its name before all are on the disk.
+    """Write several files, all or none: none gets its name before all are on the disk.
 
     Raises
     ------

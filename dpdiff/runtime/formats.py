@@ -19,7 +19,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from dpdiff.errors import InputError
-from dpdiff.runtime.files import contents, regular, replacing
+from dpdiff.runtime.files import file_status, read_bytes, replacing
 
 if TYPE_CHECKING:
     import torch
@@ -77,7 +77,7 @@ def checked_content(path: str | Path, kind: str, at_most: int) -> bytes:
     InputError
         If the file is missing, too long, or not as it was written.
     """
-    content = contents(path, at_most)
+    content = read_bytes(path, at_most)
     body, checksum = content[:-CHECKSUM_LENGTH], content[-CHECKSUM_LENGTH:]
     if hashlib.sha256(body).hexdigest().encode() != checksum:
         raise InputError(
@@ -129,7 +129,7 @@ def read_json(path: str | Path, *, strict: bool = True) -> dict[str, Any]:
     InputError
         As :func:`parsed_json`, or if the file is missing, too long or not an ordinary file.
     """
-    content = contents(path, JSON_AT_MOST)
+    content = read_bytes(path, JSON_AT_MOST)
     try:
         return parsed_json(content.decode(), path, strict=strict)
     except UnicodeDecodeError as error:
@@ -380,7 +380,7 @@ def read_state_dict(path: str | Path, key: str | None = None) -> dict[str, Any]:
         file's name.
     """
     try:
-        regular(path)
+        file_status(path)
     except InputError as error:
         raise InputError(f"cannot be read: {error}") from error
     if Path(path).suffix == ".safetensors":

@@ -1,4 +1,4 @@
-"""Several processes that share one job, as ``torchrun`` starts them."""
+"""Data-parallel processes, as ``torchrun`` starts them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ PATIENCE = timedelta(days=30)  # shares take unequal times, and one may be long 
 
 
 class WorkerError(InputError):
-    """What went wrong in a worker that is otherwise silent."""
+    """An error of a worker other than the first, which is otherwise silent."""
 
 
 @dataclass(frozen=True)
 class Workers:
-    """A process's place among those that work together.
+    """A process's rank among those that share a job.
 
     By default a process is alone. Results do not depend on the number of workers: work is cut
     into pieces first, and then the pieces are shared out.
@@ -95,7 +95,7 @@ ALONE = Workers()
 
 
 def environment_rank() -> int:
-    """The place that ``torchrun`` gave this process; 0 without it."""
+    """This process's rank under ``torchrun``; 0 without it."""
     return _from_environment("RANK", 0)
 
 

@@ -1,4 +1,4 @@
-"""How the bundled models are made: recipes, their loss, and a loop that can be restarted."""
+"""Training from recipes, restartable exactly."""
 
 from __future__ import annotations
 

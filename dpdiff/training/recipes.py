@@ -1,4 +1,4 @@
-"""How the models here are made: data, network and optimisation, number by number."""
+"""Training recipes of the bundled models: data, network, optimisation."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ RECIPES["fashion-large"] = replace(
 )
 
 # Data sets that are too large to bundle: what users bring.
-BROUGHT = {
+DOWNLOADS = {
     "fashion": "the four files of Fashion-MNIST, from github.com/zalandoresearch/fashion-mnist",
     "cifar10": "CIFAR-10, unpacked from its binary version at www.cs.toronto.edu/~kriz/cifar.html",
 }

@@ -1,4 +1,4 @@
-"""Training models from recipes: L_simple or L_hybrid, averaged weights, restartable exactly."""
+"""Training on L_simple or L_hybrid with an EMA of the weights, restartable exactly."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dpdiff.elbo import decoder_cost, jump_cost
 from dpdiff.errors import InputError
 from dpdiff.noise import per_example
 from dpdiff.runtime import formats
-from dpdiff.training.recipes import BROUGHT, RECIPES, Recipe, build_network, build_noise
+from dpdiff.training.recipes import DOWNLOADS, RECIPES, Recipe, build_network, build_noise
 
 CHECKPOINT = "training.pt"
 
@@ -31,7 +31,7 @@ CHECKPOINT = "training.pt"
 def losses(
     denoiser: Denoiser, x0: Tensor, t: np.ndarray, eps: Tensor
 ) -> tuple[Tensor, Tensor | None]:
-    """The two parts of L_hybrid for a batch.
+    """L_simple and L_vlb of a batch, the two parts of L_hybrid.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def learning_rate_factor(step: int, recipe: Recipe) -> float:
 
 
 class Trainer:
-    """A training run: its networks, its place in the recipe, and its checkpoint on disk.
+    """A training run with its checkpoint on disk.
 
     Every step draws its batch, timesteps, noise and dropout from ``(seed, step)`` alone, so a
     run that was killed goes on from its last checkpoint as if nothing had happened.
@@ -241,14 +241,14 @@ class Trainer:
         decoder = [self._losses(np.ones(len(images), int), generator)[1] for _ in range(4)]
         jumps = [
             self._losses(2 + (p * (T - 1)).astype(int), generator)[1]
-            for p in _places(draws, len(images))
+            for p in _stratified(draws, len(images))
         ]
         return float(np.mean(decoder) / T + (T - 1) / T * np.mean(jumps))
 
     def _simple(self, draws: int = 32) -> float:
         """L_simple over the whole grid."""
         generator = torch.Generator().manual_seed(self.recipe.seed)
-        places = _places(draws, len(self.validation))
+        places = _stratified(draws, len(self.validation))
         times = (1 + (place * self.recipe.T).astype(int) for place in places)
         return float(np.mean([self._losses(t, generator)[0] for t in times]))
 
@@ -337,7 +337,7 @@ def train(
     """
     if name not in RECIPES:
         raise InputError(f"no recipe {name!r}; known are {', '.join(RECIPES)}")
-    if data is None and (brought := BROUGHT.get(RECIPES[name].dataset)):
+    if data is None and (brought := DOWNLOADS.get(RECIPES[name].dataset)):
         raise InputError(
             f"the recipe {name!r} trains on images that you bring: download {brought}, and "
             f"name the folder as data (on the command line --data); read are {known_formats()}"
@@ -356,6 +356,6 @@ def train(
     return folder
 
 
-def _places(draws: int, count: int) -> np.ndarray:
-    """Places in [0, 1), evenly spread over all draws and examples together; (draws, count)."""
+def _stratified(draws: int, count: int) -> np.ndarray:
+    """Stratified numbers in [0, 1), one for every draw and example; (draws, count)."""
     return (np.arange(count) / count + np.arange(draws)[:, None]) / draws
