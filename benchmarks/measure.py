@@ -16,6 +16,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter, process_time
 
@@ -25,12 +26,12 @@ from cases import machine
 
 from dpdiff import noising
 from dpdiff.costs import statistics
-from dpdiff.costs.measurement import Job, every_timestep
+from dpdiff.costs.measurement import every_timestep, measured
 from dpdiff.denoiser import Denoiser
 from dpdiff.models.improved_diffusion import Flags, _empty
 from dpdiff.noise import NoiseSchedule
 from dpdiff.runtime import workers
-from dpdiff.runtime.batches import cut
+from dpdiff.runtime.batches import Batches, cut
 from dpdiff.runtime.checkpoints import Checkpoints
 
 BLOCK = 8  # timesteps to a block on the whole grid
@@ -50,17 +51,16 @@ def cifar_unet() -> torch.nn.Module:
 
 
 class Rounds:
-    """One job, in one precision, and its parts one by one."""
+    """One measurement, in one precision, and its parts one by one."""
 
     def __init__(self, denoiser: Denoiser, options: argparse.Namespace, own: slice) -> None:
         images = np.random.default_rng(0).integers(0, 256, (512, 3, 32, 32)).astype(np.uint8)
-        self.job = Job(denoiser, images, 0, options.batch_size)
-        self.stage = every_timestep(denoiser.noise.T, len(images), options.per_step, 0)
-        chosen = np.linspace(1, denoiser.noise.T, options.timesteps).astype(int)
-        self.chosen, self.cuda = chosen[own], denoiser.device.type == "cuda"
-        units = cut(self.chosen, self.job.unit(self.stage))
-        self.calls = [call for unit in units for call in self.job._calls(self.stage, unit)]
-        self.ready = [self.job._prepare(call) for call in self.calls]
+        self.denoiser, self.images, self.size = denoiser, images, options.batch_size
+        stage = every_timestep(denoiser.noise.T, len(images), options.per_step, 0)
+        chosen = np.linspace(1, denoiser.noise.T, options.timesteps).astype(int)[own]
+        self.stage, self.cuda = replace(stage, timesteps=chosen), denoiser.device.type == "cuda"
+        self.pieces = cut(chosen, max(1, self.size // stage.images))
+        self.ready = [part for batch in self.preparing() for part in cut(batch, self.size)]
         self.inputs = [self.noised(batch) for batch in self.ready]
         self.outputs = [noising.predict(denoiser, batch) for batch in self.ready]
 
@@ -75,23 +75,33 @@ class Rounds:
     @torch.inference_mode()
     def noised(self, batch: noising.Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """What `noising.predict` does before the network is called."""
-        device = self.job.denoiser.device
+        device = self.denoiser.device
         x0 = batch.x0.to(device)
-        f, g = self.job.denoiser.noise.at(batch.t, x0)
+        f, g = self.denoiser.noise.at(batch.t, x0)
         x_t = f * x0 + g * batch.noise.to(device).double()
         return x_t.float(), torch.as_tensor(batch.t - 1, device=device)
 
     @torch.inference_mode()
     def bare(self) -> None:
         for x, index in self.inputs:
-            output = self.job.denoiser.network(x, index)
+            output = self.denoiser.network(x, index)
             getattr(output, "sample", output).sum().item()  # nothing may be left undone
 
-    def measuring(self) -> list:
-        return list(self.job.measured(self.stage, [self.chosen]))
+    def measuring(self) -> dict[str, np.ndarray]:
+        batches = Batches(batch_size=self.size)
+        return measured(self.denoiser, self.images, self.stage, 0, batches)
 
-    def preparing(self) -> list:
-        return [self.job._prepare(call) for call in self.calls]
+    def preparing(self) -> list[noising.Batch]:
+        return [
+            noising.prepare(
+                self.denoiser,
+                self.images,
+                timesteps.repeat(self.stage.images),
+                np.concatenate([self.stage.rows(t) for t in timesteps]),
+                0,
+            )
+            for timesteps in self.pieces
+        ]
 
     def noising(self) -> list:
         return [self.noised(batch) for batch in self.ready]
@@ -99,7 +109,7 @@ class Rounds:
     @torch.inference_mode()
     def summing(self) -> list:
         """All that is made of the network's outputs."""
-        sums, denoiser = [], self.job.denoiser
+        sums, denoiser = [], self.denoiser
         for batch, (x0, prediction) in zip(self.ready, self.outputs, strict=True):
             outcome = batch.t, x0, prediction
             values = statistics.per_image(denoiser, *outcome)
@@ -108,11 +118,12 @@ class Rounds:
             sums.append(statistics.moments({k: v.cpu().numpy() for k, v in values.items()}, steps))
         return sums
 
-    def writing(self, measured: list) -> None:
+    def writing(self, values: dict[str, np.ndarray]) -> None:
         """One finished block."""
-        unit, values = measured[0]
+        block = self.pieces[0]
         with tempfile.TemporaryDirectory() as folder:
-            Checkpoints(Path(folder), {"model": "random"}).save(unit, values)
+            rows = {name: array[: len(block)] for name, array in values.items()}
+            Checkpoints(folder, {"model": "random"}).save(block, rows)
 
 
 def compare(denoiser: Denoiser, options: argparse.Namespace, team: workers.Workers) -> dict:
@@ -122,7 +133,7 @@ def compare(denoiser: Denoiser, options: argparse.Namespace, team: workers.Worke
         "noising": rounds.noising,
         "statistics": rounds.summing,
     }
-    measured = rounds.measuring()  # warm
+    found = rounds.measuring()  # warm
     rounds.bare()
     seconds: dict[str, list[float]] = {name: [] for name in ("bare", "measure", *parts, "blocks")}
     wall = []
@@ -135,8 +146,8 @@ def compare(denoiser: Denoiser, options: argparse.Namespace, team: workers.Worke
         wall.append(perf_counter() - begin)
         for name, work in parts.items():
             seconds[name].append(rounds.seconds(work))
-        block = rounds.seconds(lambda: rounds.writing(measured))
-        seconds["blocks"].append(block * len(rounds.chosen) / BLOCK)
+        block = rounds.seconds(lambda: rounds.writing(found))
+        seconds["blocks"].append(block * len(rounds.stage.timesteps) / BLOCK)
     bare = np.array(seconds.pop("bare"))
     ratios = {name: np.array(times) / bare for name, times in seconds.items()}
     return {
@@ -145,7 +156,7 @@ def compare(denoiser: Denoiser, options: argparse.Namespace, team: workers.Worke
         "share_of_bare_calls": {
             name: float(np.median(ratio)) for name, ratio in ratios.items() if name != "measure"
         },
-        "network_ms_per_image": 1e3 * float(np.median(bare)) / sum(len(t) for t, _ in rounds.calls),
+        "network_ms_per_image": 1e3 * float(np.median(bare)) / sum(map(len, rounds.ready)),
         "images_per_second_wall": options.timesteps * options.per_step / min(wall),
     }
 

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dpdiff import data, noising
 from dpdiff.denoiser import Denoiser, Prediction
 from dpdiff.elbo import decoder_cost, jump_cost
 from dpdiff.errors import InputError, check_counts
-from dpdiff.network import not_finite
 from dpdiff.noise import per_example
 from dpdiff.runtime import random_streams
-from dpdiff.runtime.batches import Halving, cut, prefetch
+from dpdiff.runtime.batches import Batches, cut
 from dpdiff.runtime.workers import ALONE, Workers
 from dpdiff.schedule import Schedule
 
@@ -237,31 +234,28 @@ def evaluate_many(
     random_streams.check_seed(first_row, "first_row")
     noising.check_likelihood(model)
     images = data.check(images, model.shape, model.levels)
-    own = workers.share(cut(np.arange(len(images)), batch_size))
-    calls = [(t, rows) for t in sorted({t for _, s in jobs for t, _ in s.jumps}) for rows in own]
+    batches = Batches("evaluate", batch_size, workers, progress)
+    begin = {t: _edges(jobs, t) for t in sorted({t for _, s in jobs for t, _ in s.jumps})}
+    pieces = [(t, rows) for t in begin for rows in cut(np.arange(len(images)), batch_size)]
 
-    def noised(call: tuple[int, np.ndarray]) -> noising.Batch:
-        t, rows = call
+    def noised(piece: tuple[int, np.ndarray]) -> noising.Batch:
+        t, rows = piece
         return noising.prepare(model, images, np.full(len(rows), t), rows, seed, first_row)
 
-    batches = prefetch(noised, calls)
-    bar = tqdm(
-        desc=workers.bar_title("evaluate"),
-        unit="call",
-        total=len(calls),
-        disable=not (progress and workers.first),
-    )
+    def costs(batch: noising.Batch) -> Tensor:
+        x0, prediction = noising.predict(model, batch)
+        batches.called(batch.t, prediction.x0)
+        edges = (
+            jump_nats(*jobs[job], edge, x0, prediction, two_node_decoder)
+            for job, edge in begin[batch.t[0]]
+        )
+        return torch.stack([*edges], dim=1)
+
     nats = [np.empty((schedule.steps, len(images))) for _, schedule in jobs]
-    halving = Halving()
-    with workers.named(), bar:
-        for (t, rows), batch in zip(calls, batches, strict=True):
-            edges = _edges(jobs, t)
-            look = partial(_look, model, jobs, edges, batch, two_node_decoder)
-            edge_costs = np.concatenate(halving(look, len(rows)), axis=1)
-            for (job, edge), costs in zip(edges, edge_costs, strict=True):
-                nats[job][edge, rows] = costs
-            bar.update()
-    nats = _gathered(nats, np.concatenate([*own, np.zeros(0, int)]), workers)
+    results = batches.run(costs, pieces, noised, calls=[len(rows) for _, rows in pieces])
+    for (t, rows), found in zip(pieces, results, strict=True):
+        for (job, edge), values in zip(begin[t], found.T, strict=True):
+            nats[job][edge, rows] = values
     bits, prior = model.dims * np.log(2), noising.prior_costs(model, images)
     return [Bound(c.mean(1) / bits, prior.mean() / bits, (c.sum(0) + prior) / bits) for c in nats]
 
@@ -288,32 +282,6 @@ def _edges(jobs: Sequence[Job], t: int) -> list[tuple[int, int]]:
     """Which jumps of which jobs begin at t."""
     begins = (np.array(schedule.timesteps[1:]) for _, schedule in jobs)
     return [(job, edge) for job, ts in enumerate(begins) for edge in np.flatnonzero(ts == t)]
-
-
-def _look(
-    model: Denoiser,
-    jobs: Sequence[Job],
-    edges: list[tuple[int, int]],
-    batch: noising.Batch,
-    two_node_decoder: bool,
-    rows: slice,
-) -> np.ndarray:
-    """What some jumps from one timestep cost some images of a batch, shape (edges, images)."""
-    batch = batch.part(rows)
-    outcome = noising.predict(model, batch)
-    costs = [jump_nats(*jobs[job], edge, *outcome, two_node_decoder) for job, edge in edges]
-    costs = torch.stack(costs).cpu().numpy()
-    if np.isnan(costs).any():
-        raise not_finite(batch.t[0])
-    return costs
-
-
-def _gathered(nats: list[np.ndarray], mine: np.ndarray, workers: Workers) -> list[np.ndarray]:
-    """Every worker's images put together, for all of them."""
-    for rows, shares in workers.gather((mine, [costs[:, mine] for costs in nats])):
-        for costs, share in zip(nats, shares, strict=True):
-            costs[:, rows] = share
-    return workers.broadcast(nats)
 
 
 def rounding_effect(denoiser: Denoiser, images: np.ndarray, steps: int = 32) -> tuple[float, float]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dpdiff.errors import InputError
-from dpdiff.runtime.batches import ran_out
+from dpdiff.runtime.batches import not_finite, ran_out
 
 Network = Callable[[Tensor, Tensor], Any]
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -80,11 +80,6 @@ def finite(output: Tensor, timesteps: np.ndarray) -> Tensor:
     if not fine.all():
         raise not_finite(timesteps[int(torch.argmin(fine.int()))])
     return output
-
-
-def not_finite(t: int) -> InputError:
-    """The error for an output that is not finite."""
-    return InputError(f"the network's output is not finite at timestep {t}")
 
 
 def _advice(said: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,16 +16,19 @@ from dpdiff.errors import InputError
 from dpdiff.runtime import random_streams
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True)
+class Batch:
     """Images and the noise for them, on the CPU: float64 and float32, shape (B, ...)."""
 
     t: np.ndarray
     x0: Tensor
     noise: Tensor
 
-    def part(self, rows: slice) -> Batch:
-        """Some of its images."""
-        return Batch(*(values[rows] for values in self))
+    def __len__(self) -> int:
+        return len(self.t)
+
+    def __getitem__(self, rows: slice) -> Batch:
+        return Batch(self.t[rows], self.x0[rows], self.noise[rows])
 
 
 def prepare(
@@ -82,7 +86,8 @@ def place(denoiser: Denoiser) -> torch.device:
 @torch.inference_mode()
 def predict(denoiser: Denoiser, batch: Batch) -> tuple[Tensor, Prediction]:
     """Noise the images, ask the network, and return ``x_0`` and what is predicted, in float64."""
-    x0, noise = (part.to(place(denoiser), non_blocking=True) for part in batch[1:])
+    where = place(denoiser)
+    x0, noise = (part.to(where, non_blocking=True) for part in (batch.x0, batch.noise))
     f, g = denoiser.noise.at(batch.t, x0)
     return x0, denoiser(f * x0 + g * noise.double(), batch.t)
 

@@ -10,14 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dpdiff.denoiser import Denoiser, Prediction
 from dpdiff.errors import InputError, check_counts
-from dpdiff.network import not_finite
 from dpdiff.noise import NoiseSchedule
 from dpdiff.runtime import random_streams
-from dpdiff.runtime.batches import Halving, cut, prefetch, ran_out
+from dpdiff.runtime.batches import Batches, cut, prefetch, ran_out
 from dpdiff.runtime.workers import ALONE, Workers
 from dpdiff.schedule import Schedule
 
@@ -403,24 +401,18 @@ def sample(
         _check_start(name, given, (n, *denoiser.shape))
     schedule = _partial(schedule, begin, x_T, x_0)
     samples = _room_for((n if workers.first else 0, *denoiser.shape))
-    own = workers.share(cut(np.arange(n), batch_size))
-    bar = tqdm(
-        desc=workers.bar_title("sample"),
-        unit="call",
-        total=len(own) * len(sampler.timesteps(schedule)),
-        disable=not (progress and workers.first),
-    )
-    drawn, halving = [], Halving()
-    with workers.named(), bar:
-        for rows in own:
+    timesteps, pieces = sampler.timesteps(schedule), cut(np.arange(n), batch_size)
+    batches = Batches("sample", batch_size, workers, progress)
 
-            def draw(part: slice, rows: np.ndarray = rows) -> np.ndarray:
-                begin, noises = _noises(denoiser, seed, rows[part], schedule, sampler, x_T, x_0)
-                states = walk(denoiser, schedule, begin, sampler, noises)
-                return _finished(states, lambda: bar.update(len(rows[part]) / len(rows)))
+    def draw(rows: np.ndarray) -> Tensor:
+        x, noise = _noises(denoiser, seed, rows, schedule, sampler, x_T, x_0)
+        for t, state in zip(timesteps, walk(denoiser, schedule, x, sampler, noise), strict=True):
+            batches.called(t, state.x0)
+        return state.x
 
-            drawn.append((rows, np.concatenate(halving(draw, len(rows)))))
-    for rows, x in (piece for share in workers.gather(drawn) for piece in share):
+    calls = [len(rows) * len(timesteps) for rows in pieces]
+    drawn = batches.run(draw, pieces, calls=calls, everywhere=False)
+    for rows, x in zip(pieces, drawn, strict=workers.first):
         samples[rows] = torch.from_numpy(x)
     return samples
 
@@ -451,19 +443,6 @@ def _room_for(shape: tuple[int, ...]) -> Tensor:
         if isinstance(error, RuntimeError) and not (ran_out(error) or "overflow" in str(error)):
             raise
         raise InputError(f"memory does not hold {shape[0]} samples: draw fewer") from error
-
-
-def _finished(states: Iterator[State], tick: Callable[[], Any]) -> np.ndarray:
-    """Where the states lead to; that all were finite is seen in the end, so none is waited for."""
-    finite, begins = [], []
-    for state in states:
-        tick()
-        finite.append(state.x0.isfinite().all())
-        begins.append(state.t)
-    is_finite = torch.stack(finite).cpu().numpy()
-    if not is_finite.all():
-        raise not_finite(f"before {begins[int(np.argmin(is_finite))]}")
-    return state.x.cpu().numpy()
 
 
 def _noises(

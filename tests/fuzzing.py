@@ -229,10 +229,10 @@ class Part(Kept):
     def make(self):
         self.kept = Checkpoints(self.folder, {"seed": 0})
         self.kept.save(np.arange(1, 5), {"mse": np.arange(4.0), "error": np.ones((4, 3))})
-        return self.folder / "t000001.part"
+        return self.folder / "0-000001.part"
 
     def read(self):
-        blocks = self.kept.load([np.arange(1, 5), np.arange(5, 9)])
+        blocks = dict(self.kept.finished([np.arange(1, 5), np.arange(5, 9)]))
         if not blocks:
             raise InputError("counted as not there")
         return {str(first): values for first, values in blocks.items()}

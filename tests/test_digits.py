@@ -9,7 +9,8 @@ import pytest
 
 import dpdiff
 from dpdiff import models
-from dpdiff.costs.measurement import Job, every_timestep
+from dpdiff.costs.measurement import every_timestep, measured
+from dpdiff.runtime.batches import Batches
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "digits.json"
 BUDGETS = ("8", "16", "32", "64", "128", "256")
@@ -46,10 +47,10 @@ def test_shipped_costs_are_those_of_the_shipped_model(denoiser, costs):
     costs.check_model(denoiser.fingerprint)
     images, about = dpdiff.images("digits", split="validation"), costs.provenance
     assert (about["images"], about["data"], about["split"]) == (len(images), "digits", "validation")
+    stage = every_timestep(4000, len(images), about["per_step"], about["seed"])
     for t in (1, 40, 1500, 4000):
-        job = Job(denoiser, images, about["seed"], batch_size=128)
-        stage = every_timestep(4000, len(images), about["per_step"], about["seed"])
-        ((_, again),) = job.measured(stage, [np.array([t])])
+        one = replace(stage, timesteps=np.array([t]))
+        again = measured(denoiser, images, one, about["seed"], Batches(batch_size=128))
         for name, values in again.items():
             np.testing.assert_allclose(
                 values[0], costs.statistics[name][t], rtol=2e-4, atol=1e-6, err_msg=f"{name} {t}"

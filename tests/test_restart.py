@@ -7,17 +7,19 @@ import random
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import restarting
+import torch
 from restarting import IMAGES, SlowNetwork, T, command, toy
 
 import dpdiff
 from dpdiff.costs import measure
-from dpdiff.costs.measurement import Job, every_timestep
 from dpdiff.errors import InputError
 from dpdiff.runtime import checkpoints, formats
-from dpdiff.runtime.batches import cut
+from dpdiff.runtime.batches import Batches, concatenated, cut, joined
 from dpdiff.runtime.checkpoints import locked
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -163,7 +165,7 @@ def test_two_runs_never_write_the_same_file(tmp_path, capsys, undisturbed):
     holder.start()
     assert ready.wait(60)
     assert command(out) == 2
-    assert "another process is measuring" in capsys.readouterr().err
+    assert "another process writes to" in capsys.readouterr().err
     holder.kill()  # the lock dies with it
     holder.join()
     assert command(out) == 0
@@ -218,18 +220,18 @@ def test_without_a_folder_the_result_is_the_same(undisturbed, tmp_path):
         assert (third.statistics[name] == values).all()
 
 
-@pytest.mark.parametrize(("T", "unit"), [(1, 1), (10, 3), (500, 1), (501, 1), (4000, 2), (4000, 7)])
-def test_blocks_are_whole_units(T, unit):
-    grid, whole = (
-        Job(None, None, 0, size).blocks(every_timestep(T, count=1, per_step=1, seed=0))
-        for size in (unit, T)
+@pytest.mark.parametrize(("T", "size"), [(1, 1), (10, 3), (500, 1), (501, 1), (4000, 2), (4000, 7)])
+def test_blocks_are_whole_pieces(T, size):
+    saved = []
+    kept = SimpleNamespace(finished=lambda blocks: [], save=lambda *block: saved.append(block))
+    pieces = cut(np.arange(1, T + 1), size)
+    results = Batches(batch_size=size).run(
+        torch.from_numpy, pieces, finish=lambda parts, t: {"t": concatenated(parts)}, kept=kept
     )
-    assert [t for block in grid for t in block] == list(range(1, T + 1))
-    assert len(grid) <= 500
-    assert all(len(block) % unit == 0 for block in grid[:-1])
-    assert [u.tolist() for block in grid for u in cut(block, unit)] == [
-        u.tolist() for u in cut(whole[0], unit)
-    ]
+    assert joined(results)["t"].tolist() == list(range(1, T + 1))
+    assert [block.tolist() for block, _ in saved] == [arrays["t"].tolist() for _, arrays in saved]
+    assert len(saved) <= 500
+    assert all(len(block) % size == 0 for block, _ in saved[:-1])
 
 
 def test_a_finished_file_is_found_and_what_was_left_is_cleared(tmp_path, undisturbed, capsys):
@@ -251,10 +253,10 @@ def test_a_finished_file_is_found_and_what_was_left_is_cleared(tmp_path, undistu
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"timesteps": [7777]}, "no block of this job"),
-        ({"timesteps": "all"}, "no block of this job"),
+        ({"block": [7777]}, "no block of this job"),
+        ({"block": "all"}, "no block of this job"),
         ({"job": None}, "names no job"),
-        ({}, "does not hold the numbers"),
+        ({}, "does not hold what its numbers need"),
     ],
 )
 def test_forged_blocks_are_refused(interrupted, capsys, change, message):
@@ -265,3 +267,12 @@ def test_forged_blocks_are_refused(interrupted, capsys, change, message):
     formats.write_arrays(part, about | change, arrays)
     assert command(interrupted) == 2
     assert message in capsys.readouterr().err
+
+
+def test_blocks_of_an_older_version_are_refused(interrupted, capsys):
+    for part in interrupted.with_name("costs.npz.parts").glob("*.part"):
+        about, arrays = formats.read_arrays(part, checkpoints.FORMAT, checkpoints.VERSION)
+        del about["job"]["blocks"]
+        formats.write_arrays(part, about, arrays)
+    assert command(interrupted) == 2
+    assert "blocks was None and is now of version 3. To go on" in capsys.readouterr().err

@@ -276,7 +276,7 @@ def test_it_goes_on_where_it_was_killed(model, paths, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         dpdiff.trajectories(model, resume=folder, **settings)
     assert len(list(folder.glob("*.part"))) == 2
-    (folder / "t000000.part").write_bytes(b"damaged")
+    (folder / "0-000000.part").write_bytes(b"damaged")
     assert same(dpdiff.trajectories(model, resume=folder, **settings), paths)
     assert len(calls) == 3 + 2
     assert same(dpdiff.trajectories(model, resume=folder, **settings), paths)

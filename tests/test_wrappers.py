@@ -15,7 +15,7 @@ from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.evaluation import evaluate, rounding_effect
 from dpdiff.noise import NoiseSchedule
-from dpdiff.runtime.batches import Halving
+from dpdiff.runtime.batches import Batches
 from dpdiff.sampling import sample
 from dpdiff.schedule import Schedule
 
@@ -172,28 +172,54 @@ def test_memory_for_not_even_one(model, toy_images):
 
 
 def test_what_is_kept_on_the_device_makes_room():
-    """Memory is full of what earlier batches left: it is moved away, not given up."""
+    """Memory is full of what earlier calls left: it is moved away, not given up."""
     kept, sizes = [], []
 
+    class Result(int):
+        def cpu(self):
+            kept.remove(self)
+            return int(self)
+
     def work(rows):
-        sizes.append(rows.stop - rows.start)
-        if kept:
+        sizes.append(len(rows))
+        if len(kept) == 3:
             raise RuntimeError("MPS backend out of memory")
-        return sizes[-1]
+        kept.append(Result(rows[0]))
+        return kept[-1]
 
-    def make_room():
-        freed = bool(kept)
-        kept.clear()
-        return freed
-
-    halving = Halving()
-    halving.limit = 1
-    kept.append("much")
-    assert halving(work, 2, make_room) == [1, 1]
-    assert sizes == [1, 1, 1]
-    kept.append("and more")
+    batches = Batches(batch_size=1)
+    assert batches.halved(work, range(5)) == [0, 1, 2, 3, 4]
+    assert sizes == [1] * 6
+    assert kept == []
+    kept += [1, 2, 3]
     with pytest.raises(InputError, match="single example"):
-        halving(work, 1)
+        batches.halved(work, range(2))
+
+
+def test_what_was_given_up_is_not_counted(capsys):
+    batches = Batches("tried", 4, progress=True)
+
+    def ask(x):
+        batches.called(1, x[:2])
+        if len(x) == 4:
+            raise torch.OutOfMemoryError("out of memory")
+        return x
+
+    (result,) = batches.run(ask, [torch.ones(6)], calls=[6])
+    assert result.tolist() == [1] * 6
+    assert "6/6" in capsys.readouterr().err
+
+
+def test_what_is_not_finite_is_found_without_waiting():
+    batches = Batches(batch_size=2)
+
+    def ask(t):
+        batches.called(t.numpy(), torch.where(t == 7, torch.nan, 1.0)[:, None])
+        return t
+
+    assert batches.run(ask, [torch.arange(5)])[0].tolist() == [*range(5)]
+    with pytest.raises(InputError, match="not finite at timestep 7"):
+        batches.run(ask, [torch.arange(9)])
 
 
 def test_other_errors_are_not_taken_for_scarce_memory():
@@ -201,7 +227,7 @@ def test_other_errors_are_not_taken_for_scarce_memory():
         raise RuntimeError("bad shape")
 
     with pytest.raises(RuntimeError, match="bad shape"):
-        Halving()(broken, 4)
+        Batches().halved(broken, range(4))
 
 
 def test_memory_that_runs_out_in_the_statistics_halves_the_batch(model, toy_images, monkeypatch):

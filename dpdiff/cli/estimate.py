@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from dpdiff import noising
 from dpdiff.costs import statistics
 from dpdiff.costs.measurement import TIMESTEPS, in_rounds
 from dpdiff.denoiser import Denoiser
-from dpdiff.runtime.batches import Halving
+from dpdiff.runtime.batches import Batches
 from dpdiff.runtime.workers import join
 
 SLOW = 5.0  # seconds of a first call after which no second one is made to warm up
@@ -57,8 +57,13 @@ def seconds_a_call(denoiser: Denoiser, images: Any, size: int) -> float:
     rows = np.arange(size) % len(images)
     t = np.full(size, (denoiser.noise.T + 1) // 2)
     batch = noising.prepare(denoiser, images, t, rows, seed=0)
-    halving = Halving()
-    return seconds_of(lambda: halving(partial(_look_at_batch, denoiser, batch), size))
+    batches = Batches(batch_size=size)
+
+    def ask(some: noising.Batch) -> Tensor:
+        values = statistics.per_image(denoiser, some.t, *noising.predict(denoiser, some))
+        return values["mse"].cpu()  # on a GPU, work is done when its result is asked for
+
+    return seconds_of(lambda: batches.halved(ask, batch))
 
 
 def seconds_of(work: Callable[[], Any]) -> float:
@@ -70,12 +75,6 @@ def seconds_of(work: Callable[[], Any]) -> float:
         if seconds > SLOW:
             break
     return seconds
-
-
-def _look_at_batch(denoiser: Denoiser, batch: noising.Batch, rows: slice) -> None:
-    batch = batch.part(rows)
-    values = statistics.per_image(denoiser, batch.t, *noising.predict(denoiser, batch))
-    values["mse"].cpu()  # on a GPU, work is done when its result is asked for
 
 
 def spoken(seconds: float) -> str:

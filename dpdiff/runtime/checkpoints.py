@@ -1,7 +1,8 @@
-"""A folder of finished blocks: what makes a long measurement restartable."""
+"""A folder of finished blocks: what makes long work restartable."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,43 +14,43 @@ from filelock import FileLock, Timeout
 from dpdiff.errors import InputError
 from dpdiff.runtime import formats
 from dpdiff.runtime.files import file_status
+from dpdiff.runtime.formats import Arrays
+from dpdiff.runtime.workers import ALONE, Workers
 
-FORMAT = "dpdiff-block"
-VERSION = 2
+FORMAT, VERSION = "dpdiff-block", 2
+LAYOUT = {"blocks": "of version 3"}  # what stands in a block; part of the job, so told with it
 LOCK = "lock"
-STAGE = (
-    1_000_000  # a job may have several stages: those of stage i are numbered from i times this on
-)
-BLOCKS = 500  # at most so many to a grid: a kill costs every worker 0.2 % of the whole, or less
-
-Statistics = dict[str, np.ndarray]
+BLOCKS = 500  # at most so many to a stage: a kill costs every worker 0.2 % of it, or less
 
 
 @contextmanager
-def locked(folder: str | Path) -> Iterator[Path]:
+def locked(folder: str | Path | None, workers: Workers = ALONE) -> Iterator[None]:
     """Make a folder, and keep other processes out of it until the block ends.
 
     The lock dies with its process, however that ends. The process that holds it may take it
-    again.
+    again. Without a folder, and in workers other than the first, nothing is done.
 
     Raises
     ------
     InputError
         If another process holds it, or the folder cannot be made or written to.
     """
+    if folder is None or not workers.first:
+        yield
+        return
     folder = Path(folder)
     try:
         folder.mkdir(exist_ok=True)
         lock = FileLock(folder / LOCK, timeout=0, is_singleton=True).acquire()
     except Timeout:
         raise InputError(
-            f"another process is measuring into {folder}: wait for it, or give another file name"
+            f"another process writes to {folder}: wait for it, or give another name"
         ) from None
     except OSError as error:
         raise InputError(f"cannot write to the folder {folder}: {error.strerror}") from error
     with lock:
         try:
-            yield folder
+            yield
         finally:
             if lock.lock.lock_counter == 1 and not any(folder.glob("*.part")):
                 remove(folder)  # nothing was begun
@@ -67,94 +68,87 @@ def remove(folder: Path) -> None:
 
 
 class Checkpoints:
-    """The finished blocks of one job.
+    """The finished blocks of one stage of a job.
 
-    Every block is a file of its own, as :mod:`dpdiff.runtime.formats` writes them: a header that
-    names the job and the timesteps, and the statistics. It is complete or absent.
+    Every block is a file of its own, as :mod:`dpdiff.runtime.formats` writes them: a header with
+    the job and the numbers that the block is about, and arrays with a row for each of these
+    numbers. It is complete or absent.
 
     Parameters
     ----------
-    folder : Path
+    folder : str or Path
         Where they lie.
     job : dict
-        All that decides the statistics: JSON values by name.
+        All that decides what is in them: JSON values by name.
+    stage : int
+        Which part of the job, where later parts hang on what earlier ones found.
 
     Examples
     --------
     >>> import tempfile
-    >>> kept, block = Checkpoints(Path(tempfile.mkdtemp()), {"seed": 0}), np.array([1, 2])
+    >>> kept, block = Checkpoints(tempfile.mkdtemp(), {"seed": 0}), np.array([1, 2])
     >>> kept.save(block, {"mse": np.array([0.5, 0.25])})
-    >>> kept.load([block])
-    {1: {'mse': array([0.5 , 0.25])}}
+    >>> list(kept.finished([block]))
+    [(0, {'mse': array([0.5 , 0.25])})]
     """
 
-    def __init__(self, folder: Path, job: dict[str, Any]) -> None:
-        self.folder, self.job = folder, job
+    def __init__(self, folder: str | Path, job: dict[str, Any], stage: int = 0) -> None:
+        self.folder, self.job, self.stage = Path(folder), LAYOUT | job, stage
 
-    def save(self, timesteps: np.ndarray, statistics: Statistics) -> None:
-        """Write a finished block; its arrays' first axes run over ``timesteps``."""
+    def _path(self, block: np.ndarray) -> Path:
+        return self.folder / f"{self.stage}-{block[0]:06d}.part"
+
+    def save(self, block: np.ndarray, arrays: Arrays) -> None:
+        """Write a finished block, given by its numbers: timesteps or examples."""
         about = {"format": FORMAT, "version": VERSION, "job": self.job}
-        about["timesteps"] = [int(t) for t in timesteps]
-        formats.write_arrays(self.folder / f"t{timesteps[0]:06d}.part", about, statistics)
+        about |= {"stage": self.stage, "block": block.tolist()}
+        formats.write_arrays(self._path(block), about, arrays)
 
-    def load(self, grid: Sequence[np.ndarray]) -> dict[int, Statistics]:
-        """All whole blocks by their first timestep; what is damaged counts as not there.
+    def read(self, block: np.ndarray) -> Arrays:
+        """The arrays of a block that was finished."""
+        return dict(self._readable([self._path(block)], [block]))[0]
+
+    def finished(self, blocks: Sequence[np.ndarray]) -> Iterator[tuple[int, Arrays]]:
+        """The place and the arrays of every whole block; what is damaged counts as not there.
 
         Parameters
         ----------
-        grid : sequence of ndarray
-            The timesteps of every block of one stage; blocks of other stages are left alone.
+        blocks : sequence of ndarray
+            The numbers of every block of the stage. Blocks of other stages are left alone.
 
         Raises
         ------
         InputError
-            If a block is of another job, is none of the grid, or does not hold what its timesteps
+            If a block is of another job, is none of these, or does not hold what its numbers
             need.
         """
-        blocks = {int(block[0]): block.tolist() for block in grid}
-        loaded: dict[int, Statistics] = {}
-        for path in sorted(self.folder.glob("*.part")):
-            about, statistics = self._read(path)
-            if about is None:
+        return self._readable(sorted(self.folder.glob("*.part")), blocks)
+
+    def _readable(
+        self, paths: Sequence[Path], blocks: Sequence[np.ndarray]
+    ) -> Iterator[tuple[int, Arrays]]:
+        places, kinds = {str(block.tolist()): i for i, block in enumerate(blocks)}, None
+        for path in paths:
+            file_status(path)
+            try:
+                about, arrays = formats.read_arrays(path, FORMAT, VERSION)
+            except InputError:
                 continue
-            self._check(about.get("job"))
-            timesteps = about.get("timesteps")
-            if _of_another_stage(timesteps, blocks):
+            self._check_job(about.get("job"))
+            if about.get("stage") != self.stage:
                 continue
-            first = self._fit(path, timesteps, statistics, blocks)
-            loaded[first] = statistics
-            if _kinds(statistics) != _kinds(next(iter(loaded.values()))):
-                raise InputError(f"{path} holds other statistics than the blocks beside it")
-        return loaded
+            place = places.get(json.dumps(about.get("block")))
+            if place is None:
+                raise InputError(f"{path} is no block of this job: remove it")
+            if {array.shape[:1] for array in arrays.values()} != {blocks[place].shape}:
+                raise InputError(f"{path} does not hold what its numbers need: remove it")
+            own = {name: (array.dtype, array.shape[1:]) for name, array in arrays.items()}
+            kinds = kinds or own
+            if own != kinds:
+                raise InputError(f"{path} holds other arrays than the blocks beside it")
+            yield place, arrays
 
-    def _read(self, path: Path) -> tuple[dict[str, Any] | None, Statistics]:
-        file_status(path)
-        try:
-            return formats.read_arrays(path, FORMAT, VERSION)
-        except InputError:
-            return None, {}
-
-    def read(self, first: int) -> Statistics | None:
-        """The block that begins there, or None if it is missing or damaged."""
-        path = self.folder / f"t{first:06d}.part"
-        about, statistics = self._read(path) if path.exists() else (None, {})
-        if about is None:
-            return None
-        self._check(about.get("job"))
-        return statistics
-
-    def _fit(
-        self, path: Path, timesteps: Any, statistics: Statistics, blocks: dict[int, list[int]]
-    ) -> int:
-        """The first timestep of a block, if it is one of the grid's and its arrays are its own."""
-        first = timesteps[0] if isinstance(timesteps, list) and timesteps else None
-        if type(first) is not int or blocks.get(first) != timesteps:
-            raise InputError(f"{path} holds timesteps that are no block of this job: remove it")
-        if {array.shape[:1] for array in statistics.values()} != {(len(timesteps),)}:
-            raise InputError(f"{path} does not hold the numbers of its timesteps: remove it")
-        return first
-
-    def _check(self, job: Any) -> None:
+    def _check_job(self, job: Any) -> None:
         if not isinstance(job, dict):
             raise InputError(f"{self.folder} holds a block that names no job: remove it")
         names = [name for name in {**self.job, **job} if self.job.get(name) != job.get(name)]
@@ -163,17 +157,7 @@ class Checkpoints:
                 f"{name} was {job.get(name)} and is now {self.job.get(name)}" for name in names
             )
             raise InputError(
-                f"{self.folder} holds an unfinished measurement of another job: {differences}. "
+                f"{self.folder} holds unfinished work of another job: {differences}. "
                 "To go on with it, repeat the command that began it; to begin anew, delete the "
                 "folder or give another file name"
             )
-
-
-def _kinds(statistics: Statistics) -> dict[str, tuple[str, tuple[int, ...]]]:
-    return {name: (array.dtype.str, array.shape[1:]) for name, array in statistics.items()}
-
-
-def _of_another_stage(timesteps: Any, blocks: dict[int, list[int]]) -> bool:
-    """Whether a block belongs to another stage of the same job than a grid."""
-    first = timesteps[0] if isinstance(timesteps, list) and timesteps else None
-    return type(first) is int and first // STAGE != min(blocks) // STAGE

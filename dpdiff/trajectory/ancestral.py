@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
+from torch import Tensor
 
 from dpdiff import data, noising
 from dpdiff.costs import statistics
@@ -33,7 +33,7 @@ from dpdiff.costs.statistics import NODES
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.runtime import random_streams
-from dpdiff.runtime.batches import Halving, cut
+from dpdiff.runtime.batches import Batches, concatenated
 from dpdiff.sampling import sample
 from dpdiff.schedule import Schedule
 from dpdiff.solvers.jump_costs import Table
@@ -66,7 +66,6 @@ class Residuals(NamedTuple):
     growth: np.ndarray | None
 
 
-@torch.inference_mode()
 def measure_residuals(
     denoiser: Denoiser, nodes: np.ndarray, bands: Bands, x0: Any, seed: int, progress: bool
 ) -> Residuals:
@@ -87,28 +86,30 @@ def measure_residuals(
     -------
     Residuals
     """
-    flat = x0.double().flatten(1).cpu().numpy()
-    halving, squares, growth = Halving(), [], []
+    batches = Batches("residuals", RESIDUAL_BATCH, progress=progress)
+    x0, rows = x0.double().cpu(), np.arange(len(x0))
 
-    def predicted(t: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    def noised(t: int) -> noising.Batch:
         noise = torch.from_numpy(random_streams.gaussian(seed, t, rows, denoiser.shape))
-        batch = noising.Batch(np.full(len(rows), t), x0[rows].double(), noise)
-        clean, prediction = noising.predict(denoiser, batch)
-        errors = (clean - prediction.x0).flatten(1).cpu().numpy()
-        return errors, None if prediction.v is None else prediction.v.flatten().cpu().numpy()
+        return noising.Batch(np.full(len(rows), t), x0, noise)
 
-    for t in tqdm(nodes[1:].tolist(), desc="residuals", disable=not progress):
-        pieces = []
-        for rows in cut(np.arange(len(x0)), RESIDUAL_BATCH):
-            pieces += halving(lambda part, t=t, rows=rows: predicted(t, rows[part]), len(rows))
-        errors, outputs = zip(*pieces, strict=True)
-        squares.append(bands.of(np.concatenate(errors)))
-        growth.append(
-            _growth(denoiser, t, np.concatenate(outputs)) if outputs[0] is not None else []
-        )
+    def ask(batch: noising.Batch) -> Tensor:
+        clean, (mean, v) = noising.predict(denoiser, batch)
+        batches.called(batch.t, mean)
+        said = [clean - mean] if v is None else [clean - mean, v]
+        return torch.stack(said).flatten(2).swapaxes(0, 1)
+
+    def means(parts: list[Tensor], t: int) -> tuple[np.ndarray, list[float]]:
+        errors, *outputs = np.ascontiguousarray(concatenated(parts).swapaxes(0, 1))
+        return bands.of(errors), [_growth(denoiser, t, v.ravel()) for v in outputs]
+
+    steps = nodes[1:].tolist()
+    found = batches.run(ask, steps, noised, means, calls=[len(x0)] * len(steps))
+    squares, growth = zip(*found, strict=True)
     errors = np.array([np.zeros_like(squares[0]), *squares]).T
+    flat = x0.flatten(1).numpy()
     variances = bands.of(flat - flat.mean(0)) * len(flat) / (len(flat) - 1)
-    known = np.array([np.ones(NODES), *growth]) if growth[0] != [] else None
+    known = np.array([np.ones(NODES), *np.concatenate(growth)]) if growth[0] else None
     return Residuals(variances, errors, bands.sizes @ errors / bands.sizes.sum(), known)
 
 

@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dpdiff.denoiser import Denoiser, Prediction
 from dpdiff.errors import InputError
-from dpdiff.runtime.batches import Halving, cut
-from dpdiff.runtime.checkpoints import Checkpoints, locked
+from dpdiff.runtime.batches import Batches, concatenated, cut
+from dpdiff.runtime.checkpoints import BLOCKS, Checkpoints, locked
 from dpdiff.runtime.workers import ALONE, Workers
-from dpdiff.sampling import DDIM, Call, start
+from dpdiff.sampling import DDIM, Call, start, walk
+from dpdiff.schedule import Schedule
 from dpdiff.strides import chosen_nodes
-from dpdiff.trajectory.flow_costs import Bands, bands_of, gram
+from dpdiff.trajectory.flow_costs import bands_of, gram
 from dpdiff.trajectory.trajectories import Trajectories
 from dpdiff.version import __version__
 
 
-@torch.inference_mode()
-def predictions(denoiser: Denoiser, nodes: np.ndarray, x: Tensor) -> Tensor:
+class Rounded(DDIM):
+    """DDIM that knows of every prediction what a file in float32 keeps of it."""
+
+    def step(self, denoiser, calls, s, noise):
+        t, x, (x0, _) = calls[-1]
+        call = Call(t, x, Prediction(x0.float().to(x.dtype), None))
+        return super().step(denoiser, [call], s, noise)
+
+
+def predictions(
+    denoiser: Denoiser,
+    nodes: np.ndarray,
+    x: Tensor,
+    called: Callable[[int, Tensor], None] = lambda t, x0: None,
+) -> Tensor:
     """What the denoiser says at every node of a DDIM run.
 
     Parameters
@@ -38,6 +49,8 @@ def predictions(denoiser: Denoiser, nodes: np.ndarray, x: Tensor) -> Tensor:
         ``0 = u_0 < … < u_N = T``.
     x : Tensor, shape (B, ...)
         Noise at T. The run goes on in its dtype.
+    called : callable
+        Told of every network call: ``called(t, x̂_0)``.
 
     Returns
     -------
@@ -46,11 +59,10 @@ def predictions(denoiser: Denoiser, nodes: np.ndarray, x: Tensor) -> Tensor:
         it. The run uses these rounded values, so all that follows from them is exact.
     """
     means = torch.empty((len(nodes) - 1, len(x), denoiser.dims))
-    for i in range(len(nodes) - 1, 0, -1):
-        mean = denoiser(x, int(nodes[i])).x0.float()
-        means[i - 1] = mean.flatten(1).cpu()
-        call = Call(nodes[i], x, Prediction(mean.to(x.dtype), None))
-        x = DDIM().step(denoiser, [call], nodes[i - 1], x)
+    downwards = range(len(nodes) - 1, 0, -1)
+    for i, state in zip(downwards, walk(denoiser, Schedule(nodes), x, Rounded()), strict=True):
+        called(nodes[i], state.x0)
+        means[i - 1] = state.x0.flatten(1)
     return means
 
 
@@ -64,106 +76,6 @@ def states(denoiser: Denoiser, nodes: np.ndarray, x: Tensor, means: Tensor) -> T
 
 
 LIMIT = 2**29  # bytes of Gram matrices that are kept apart, so that noises can be resampled
-
-
-@dataclass(frozen=True, eq=False)
-class Collection:
-    """A job: the teacher's trajectories of some noises, and what is kept of them.
-
-    Every batch of noises is a finished block on disk: its predictions at every node. Once all
-    are there, their end points give the bands, and each block its Gram matrices. Whoever works
-    on which block, the results are put together in the order of the noises.
-    """
-
-    denoiser: Denoiser
-    nodes: np.ndarray
-    n: int
-    seed: int
-    batch_size: int
-    bands: int
-
-    def identity(self) -> dict[str, Any]:
-        """What tells these trajectories from any others."""
-        return {
-            "model": self.denoiser.fingerprint,
-            "precision": self.denoiser.precision,
-            "nodes": self.nodes.tolist(),
-            "n": self.n,
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-        }
-
-    @property
-    def group(self) -> int:
-        """Noises whose Gram matrices are added at once: 1 unless memory forbids it."""
-        return -(-self.n * self.bands * 8 * (len(self.nodes) - 1) ** 2 // LIMIT)
-
-    def collect(
-        self, resume: str | Path | None, workers: Workers, progress: bool
-    ) -> tuple[np.ndarray, Bands, np.ndarray]:
-        """End points (n, D), bands, and averaged Gram matrices by group, (G, B, N, N)."""
-        with ExitStack() as stack:
-            if resume is None:
-                folder = Path(stack.enter_context(TemporaryDirectory(prefix="dpdiff-")))
-            else:
-                folder = Path(resume)
-                if workers.first:
-                    stack.enter_context(locked(folder))
-            workers.broadcast(None)  # the folder is there
-            parts = Checkpoints(folder, self.identity())
-            own = workers.share(cut(np.arange(self.n), self.batch_size))
-            with workers.named():
-                ends = self._run(parts, own, workers, progress)
-            gathered = dict(piece for share in workers.gather(ends) for piece in share)
-            first = workers.first and self._bands(gathered)
-            ends, bands = workers.broadcast(first)
-            grams = [(rows[0], self._grams(parts, rows, bands)) for rows in own]
-            gathered = dict(piece for share in workers.gather(grams) for piece in share)
-            ordered = workers.first and np.concatenate([gathered[k] for k in sorted(gathered)])
-            return ends, bands, workers.broadcast(ordered)
-
-    def _run(
-        self, parts: Checkpoints, own: list[np.ndarray], workers: Workers, progress: bool
-    ) -> list[tuple[int, np.ndarray]]:
-        """Run the teacher where no finished block is; first row and end points of all blocks."""
-        halving, ends = Halving(), []
-        bar = tqdm(
-            desc=workers.bar_title("trajectories"),
-            unit="noise",
-            total=sum(map(len, own)),
-            disable=not (progress and workers.first),
-        )
-        with bar:
-            for rows in own:
-                block = parts.read(rows[0])
-                if block is None:
-                    pieces = halving(lambda part, rows=rows: self._teach(rows[part]), len(rows))
-                    block = {"means": torch.cat(pieces, dim=1).numpy()}
-                    parts.save(rows, block)
-                ends.append((int(rows[0]), block["means"][0].copy()))  # a view would keep it all
-                bar.update(len(rows))
-        return ends
-
-    def _teach(self, rows: np.ndarray) -> Tensor:
-        """What the denoiser says on the teacher's way down from some noises."""
-        return predictions(self.denoiser, self.nodes, start(self.denoiser, self.seed, rows))
-
-    def _bands(self, ends: dict[int, np.ndarray]) -> tuple[np.ndarray, Bands]:
-        ordered = np.concatenate([ends[first] for first in sorted(ends)])
-        return ordered, bands_of(ordered, self.bands)
-
-    def _grams(self, parts: Checkpoints, rows: np.ndarray, bands: Bands) -> np.ndarray:
-        """Mean Gram matrices of a block's groups of noises, times their share of the noises."""
-        block = parts.read(rows[0])
-        means = torch.from_numpy(block["means"]).to(self.denoiser.device)
-        groups = [
-            sum(gram(means[:, int(i)], bands) for i in some)
-            for some in cut(np.arange(len(rows)), self.group)
-        ]
-        return np.stack(groups) / self.n
-
-
-ABOUT = ("model", "n", "seed", "batch_size", "precision")
 
 
 def trajectories(
@@ -197,7 +109,7 @@ def trajectories(
         Of the noises.
     batch_size : int
         Noises run together, here and when schedules are compared later. They are a block on disk
-        of ``4 · nodes · D`` bytes a noise, and one block is in memory at a time.
+        of ``4 · nodes · D`` bytes a noise, and two blocks are in memory at a time.
     bands : int
         At most so many groups of directions, each with a matrix of ``nodes²`` numbers.
     resume : str or Path, optional
@@ -235,7 +147,40 @@ def trajectories(
             f"got n = {n}, batch_size = {batch_size}, bands = {bands}"
         )
     grid = chosen_nodes(denoiser.noise, nodes)
-    job = Collection(denoiser, grid, n, seed, batch_size, bands)
-    ends, groups, grams = job.collect(resume, workers, progress)
-    about = {name: job.identity()[name] for name in ABOUT}
-    return Trajectories(denoiser, grid, ends, groups, grams, about | {"dpdiff": __version__})
+    about = {"model": denoiser.fingerprint, "n": n, "seed": seed, "batch_size": batch_size}
+    about["precision"] = denoiser.precision
+    pieces = cut(np.arange(n), batch_size * -(-n // (batch_size * BLOCKS)))
+    batches = Batches("trajectories", batch_size, workers, progress)
+
+    def run(rows: np.ndarray) -> Tensor:
+        """What the denoiser says on the way down from some noises, shape (B, N, D)."""
+        said = predictions(denoiser, grid, start(denoiser, seed, rows), batches.called)
+        return said.swapaxes(0, 1)
+
+    with ExitStack() as stack:
+        folder = resume or stack.enter_context(TemporaryDirectory(prefix="dpdiff-"))
+        stack.enter_context(locked(resume, workers))
+        kept = Checkpoints(folder, about | {"nodes": grid.tolist()})
+        ends = batches.run(
+            run,
+            pieces,
+            finish=lambda parts, rows: {"means": concatenated(parts)},
+            calls=[len(rows) * (len(grid) - 1) for rows in pieces],
+            kept=kept,
+            take=lambda block: block["means"][:, 0].copy(),  # a view would keep it all
+        )
+        ends = np.concatenate(ends)
+        groups = workers.broadcast(workers.first and bands_of(ends, bands))
+        size = -(-n * bands * 8 * (len(grid) - 1) ** 2 // LIMIT)
+
+        def grams(means: Tensor) -> Tensor:
+            """Gram matrices of a block, summed over groups of noises, as shares of the mean."""
+            means = means.to(denoiser.device)
+            sums = [sum(gram(one, groups) for one in some) for some in cut(means, size)]
+            return torch.from_numpy(np.stack(sums) / n)
+
+        def read(rows: np.ndarray) -> Tensor:
+            return torch.from_numpy(kept.read(rows)["means"])
+
+        averaged = np.concatenate(Batches("", n, workers).run(grams, pieces, read))
+    return Trajectories(denoiser, grid, ends, groups, averaged, about | {"dpdiff": __version__})
