@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +61,7 @@ def _measure_into(out: Path, options: argparse.Namespace) -> Costs:
     if len(images) < 2:
         raise InputError(f"{options.data} has {len(images)} image: measuring takes at least two")
     checks.make_folder(out.parent)
-    with checkpoints.locked(unfinished) if workers.first else nullcontext():
+    with checkpoints.locked(unfinished, workers):
         command = command_digest(denoiser, images, options)
         before = workers.broadcast(finished_costs(out, command) if workers.first else None)
         costs = before or _measure_anew(denoiser, images, unfinished, options, command)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,7 +42,7 @@ def optimize_for_samples(options: argparse.Namespace) -> None:
     print(_announcement(denoiser, budgets, calls), flush=True)
     checks.make_folder(folder)
     workers = join()
-    with checkpoints.locked(unfinished) if workers.first else nullcontext():
+    with checkpoints.locked(unfinished, workers):
         chosen = {}
         for steps in budgets:
             parts = unfinished / str(steps)

@@ -32,6 +32,17 @@ def cut(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
+def whole_batches(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    """Consecutive pieces of one batch of rows each, or of several, so that each may be a file.
+
+    Examples
+    --------
+    >>> [len(piece) for piece in whole_batches(np.arange(5), 2)]
+    [2, 2, 1]
+    """
+    return cut(rows, size * max(1, -(-len(rows) // (size * BLOCKS))))
+
+
 def prefetch(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
     """What ``make`` makes of every item, the next one while the last one is being used.
 

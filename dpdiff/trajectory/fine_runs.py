@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError, check_counts
-from dpdiff.runtime.batches import Halving, cut
-from dpdiff.runtime.checkpoints import Checkpoints
+from dpdiff.runtime.batches import Batches, concatenated, whole_batches
+from dpdiff.runtime.checkpoints import Checkpoints, locked
 from dpdiff.runtime.workers import ALONE, Workers
 from dpdiff.sampling import start
 from dpdiff.schedule import Schedule
@@ -213,43 +212,31 @@ def run_blocks(
     Parameters as of :func:`fine_runs`.
     """
     table = multistep_rows(denoiser.noise, nodes, order)
-    matrix, halving, pieces = run_matrix(nodes, table), Halving(), cut(rows, size)
-    kept = None
-    if resume is not None:
-        about = {"model": denoiser.fingerprint, "precision": denoiser.precision, "order": order}
-        about |= {"nodes": nodes.tolist(), "seed": seed, "n": len(rows), "batch_size": size}
-        kept = Checkpoints(Path(resume), about)
-        kept.folder.mkdir(exist_ok=True)
+    matrix, batches = run_matrix(nodes, table), Batches("teacher", size, workers, progress)
+    pieces = whole_batches(rows, size)
+    about = {"model": denoiser.fingerprint, "precision": denoiser.precision, "order": order}
+    about |= {"nodes": nodes.tolist(), "seed": seed, "n": len(rows), "batch_size": size}
 
     def run(some: np.ndarray) -> Tensor:
-        def teach(part: slice) -> Tensor:
-            return run_predictions(denoiser, nodes, table, start(denoiser, seed, some[part]))
+        x_T = start(denoiser, seed, some)
+        return run_predictions(denoiser, nodes, table, x_T, batches.called).swapaxes(0, 1)
 
-        return torch.cat(halving(teach, len(some)), dim=1)
-
-    own, means = workers.share(pieces), {}
-    total = sum(map(len, own)) * (len(nodes) - 1)
-    title = workers.bar_title("teacher")
-    shown = progress and workers.first
-    with workers.named(), tqdm(total=total, desc=title, unit="call", disable=not shown) as bar:
-        for some in own:
-            block = kept.read(some[0]) if kept else None
-            if block is None:
-                block = {"means": run(some).numpy()}
-                if kept:
-                    kept.save(some, block)
-            means[int(some[0])] = block["means"]
-            bar.update(len(some) * (len(nodes) - 1))
-    shares = workers.gather(means)
-    means = workers.broadcast({first: m for share in shares for first, m in share.items()})
+    with locked(resume, workers):
+        blocks = batches.run(
+            run,
+            pieces,
+            finish=lambda parts, some: {"means": concatenated(parts)},
+            calls=[len(some) * (len(nodes) - 1) for some in pieces],
+            kept=None if resume is None else Checkpoints(resume, about),
+        )
     return [
         TeacherBlock(
             start(denoiser, seed, some).flatten(1).float().cpu(),
-            torch.from_numpy(means[int(some[0])]),
+            torch.from_numpy(block["means"]).swapaxes(0, 1).contiguous(),
             nodes,
             matrix,
         )
-        for some in pieces
+        for some, block in zip(pieces, blocks, strict=True)
     ]
 
 

@@ -24,7 +24,7 @@ step, so that networks are called once a noise and step, and dimensions are summ
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
@@ -35,7 +35,7 @@ from torch import Tensor
 from dpdiff.denoiser import Denoiser
 from dpdiff.errors import InputError
 from dpdiff.noise import NoiseSchedule
-from dpdiff.runtime.batches import Halving
+from dpdiff.runtime.batches import Batches
 from dpdiff.trajectory.flow_costs import Bands
 
 ORDERS = (1, 2)
@@ -111,7 +111,11 @@ def step(row: np.ndarray, x: Tensor, history: Iterable[Tensor]) -> Tensor:
 
 @torch.inference_mode()
 def run_predictions(
-    denoiser: Denoiser, nodes: Sequence[int], rows: Sequence[np.ndarray], x: Tensor
+    denoiser: Denoiser,
+    nodes: Sequence[int],
+    rows: Sequence[np.ndarray],
+    x: Tensor,
+    called: Callable[[int, Tensor], None] = lambda t, x0: None,
 ) -> Tensor:
     """Predictions at ``u_1 … u_N`` of a run; float32, shape (N, B, D), on the CPU.
 
@@ -126,11 +130,14 @@ def run_predictions(
         N of them, from ``u_N`` down.
     x : Tensor, shape (B, ...)
         Noise at T. The run goes on in its dtype.
+    called : callable
+        Told of every network call: ``called(t, x̂_0)``.
     """
     means = torch.empty((len(nodes) - 1, len(x), denoiser.dims))
     history: deque[Tensor] = deque(maxlen=max(map(len, rows)) - 1)  # the newest first
     for i, row in zip(range(len(nodes) - 1, 0, -1), rows, strict=True):
         prediction = denoiser(x, int(nodes[i])).x0.float()
+        called(nodes[i], prediction)
         means[i - 1] = prediction.flatten(1).cpu()
         history.appendleft(prediction.to(x.dtype))
         x = step(row, x, history)
@@ -238,14 +245,15 @@ def fit_rows(
     kept = len(down) if history is None else history
     states = [block.x_T for block in blocks]
     histories: list[list[Tensor]] = [[] for _ in blocks]
-    rows, chosen, lost, halving = [], [], np.zeros(0), Halving()
+    rows, chosen, lost = [], [], np.zeros(0)
+    batches = Batches(batch_size=max(len(block.x_T) for block in blocks))
     stocks = multistep_rows(denoiser.noise, timesteps, 2)
     for (t, s), stock in zip(pairwise(down), stocks, strict=True):
         gains = bands.gains(denoiser.noise, np.array([s]))[:, 0] if s else None
         grams = []
         for i, block in enumerate(blocks):
             asked = t == down[0]
-            newest = block.first if asked else _predicted(denoiser, t, states[i], halving)
+            newest = block.first if asked else _predicted(denoiser, t, states[i], batches)
             histories[i] = [newest, *histories[i]][:kept]
             vectors = [states[i], *histories[i], block.point(s)]
             grams.append(products(vectors, bands, gains))
@@ -259,14 +267,14 @@ def fit_rows(
     return Fit(rows, chosen, np.sqrt(lost))
 
 
-def _predicted(denoiser: Denoiser, t: int, x: Tensor, halving: Halving) -> Tensor:
+def _predicted(denoiser: Denoiser, t: int, x: Tensor, batches: Batches) -> Tensor:
     """Predictions for flat points, float32 on the CPU."""
 
-    def call(part: slice) -> Tensor:
-        shaped = x[part].reshape(-1, *denoiser.shape).to(denoiser.device)
+    def ask(some: Tensor) -> Tensor:
+        shaped = some.reshape(-1, *denoiser.shape).to(denoiser.device)
         return denoiser(shaped, int(t)).x0.float().flatten(1).cpu()
 
-    return torch.cat(halving(call, len(x)))
+    return torch.cat(batches.halved(ask, x))
 
 
 def products(vectors: Sequence[Tensor], bands: Bands, gains: np.ndarray | None) -> np.ndarray:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from dpdiff.denoiser import Denoiser, Prediction
 from dpdiff.errors import InputError
-from dpdiff.runtime.batches import Batches, concatenated, cut
-from dpdiff.runtime.checkpoints import BLOCKS, Checkpoints, locked
+from dpdiff.runtime.batches import Batches, concatenated, cut, whole_batches
+from dpdiff.runtime.checkpoints import Checkpoints, locked
 from dpdiff.runtime.workers import ALONE, Workers
 from dpdiff.sampling import DDIM, Call, start, walk
 from dpdiff.schedule import Schedule
@@ -149,7 +149,7 @@ def trajectories(
     grid = chosen_nodes(denoiser.noise, nodes)
     about = {"model": denoiser.fingerprint, "n": n, "seed": seed, "batch_size": batch_size}
     about["precision"] = denoiser.precision
-    pieces = cut(np.arange(n), batch_size * -(-n // (batch_size * BLOCKS)))
+    pieces = whole_batches(np.arange(n), batch_size)
     batches = Batches("trajectories", batch_size, workers, progress)
 
     def run(rows: np.ndarray) -> Tensor:
