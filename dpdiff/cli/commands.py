@@ -7,7 +7,7 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dpdiff
 from dpdiff.cli import checks, inputs
@@ -17,11 +17,6 @@ from dpdiff.errors import InputError
 from dpdiff.runtime import checkpoints
 from dpdiff.runtime.workers import device, join
 from dpdiff.variance import rule_named
-
-if TYPE_CHECKING:
-    from dpdiff.costs.costs import Costs
-    from dpdiff.denoiser import Denoiser
-
 
 # Options that decide what is in a costs file.
 MEASURING = ("model", "data", "split", "seed", "batch_size", "variance", "precision", "compile")
@@ -49,7 +44,7 @@ def measure(options: argparse.Namespace) -> None:
     _measure_into(checks.output_file(options.out), options)
 
 
-def _measure_into(out: Path, options: argparse.Namespace) -> Costs:
+def _measure_into(out: Path, options: argparse.Namespace) -> dpdiff.Costs:
     """Check all that can be checked, then measure, and write a costs file."""
     workers, unfinished = join(), checks.unfinished_folder(Path(f"{out}.parts"))
     rule = options.variance
@@ -75,8 +70,8 @@ def _measure_into(out: Path, options: argparse.Namespace) -> Costs:
 
 
 def _measure_anew(
-    denoiser: Denoiser, images: Any, folder: Path, options: argparse.Namespace, command: str
-) -> Costs:
+    denoiser: dpdiff.Denoiser, images: Any, folder: Path, options: argparse.Namespace, command: str
+) -> dpdiff.Costs:
     """Say what is about to happen, and measure."""
     from dpdiff.cli.estimate import announcement
 
@@ -103,7 +98,7 @@ def _measure_anew(
     return replace(costs, provenance=costs.provenance | about | {"command": command})
 
 
-def command_digest(denoiser: Denoiser, images: Any, options: argparse.Namespace) -> str:
+def command_digest(denoiser: dpdiff.Denoiser, images: Any, options: argparse.Namespace) -> str:
     """A digest of all that decides what a measuring command writes."""
     from dpdiff import data
     from dpdiff.costs.costs import VERSION
@@ -116,7 +111,7 @@ def command_digest(denoiser: Denoiser, images: Any, options: argparse.Namespace)
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def finished_costs(out: Path, command: str) -> Costs | None:
+def finished_costs(out: Path, command: str) -> dpdiff.Costs | None:
     """The costs in a file, if the command of that digest wrote them."""
     if not out.exists():
         return None

@@ -8,7 +8,7 @@ import re
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -18,12 +18,6 @@ from dpdiff.errors import InputError
 from dpdiff.runtime import random_streams
 from dpdiff.runtime.workers import device, join
 from dpdiff.variance import rule_named
-
-if TYPE_CHECKING:
-    from dpdiff.costs.costs import Costs
-    from dpdiff.denoiser import Denoiser
-    from dpdiff.schedule import Schedule
-
 
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # package.module:function
 STRIDES = ("even", "quadratic")
@@ -37,7 +31,7 @@ def print_notes(options: argparse.Namespace) -> None:
     options.notes.clear()
 
 
-def denoiser_for(options: argparse.Namespace, *, rule: str | None) -> Denoiser:
+def denoiser_for(options: argparse.Namespace, *, rule: str | None) -> dpdiff.Denoiser:
     """The model that was named, or the bundled digits', under a variance rule.
 
     Parameters
@@ -65,7 +59,7 @@ def denoiser_for(options: argparse.Namespace, *, rule: str | None) -> Denoiser:
     return denoiser.with_variance(rule, costs)
 
 
-def _loaded(options: argparse.Namespace, place: str) -> Denoiser:
+def _loaded(options: argparse.Namespace, place: str) -> dpdiff.Denoiser:
     model = options.model
     if FUNCTION.fullmatch(model) and not os.path.exists(model):
         return _denoiser_of_function(model, place)
@@ -80,12 +74,10 @@ def _loaded(options: argparse.Namespace, place: str) -> Denoiser:
     return dpdiff.load(model, flags=options.flags, key=options.key, device=place)
 
 
-def _denoiser_of_function(name: str, place: str) -> Denoiser:
+def _denoiser_of_function(name: str, place: str) -> dpdiff.Denoiser:
     """A denoiser that a function of the user's own makes."""
     made = _call("--model", name)
-    from dpdiff.denoiser import Denoiser
-
-    if not isinstance(made, Denoiser):
+    if not isinstance(made, dpdiff.Denoiser):
         raise InputError(f"--model {name} returns a {type(made).__name__}, not a dpdiff.Denoiser")
     if place != "cpu" and hasattr(made.network, "to"):
         made.network.to(place)
@@ -103,7 +95,7 @@ def _call(option: str, name: str) -> Any:
         raise InputError(f"{option} {name} fails: {type(error).__name__}: {error}") from error
 
 
-def try_out(denoiser: Denoiser) -> None:
+def try_out(denoiser: dpdiff.Denoiser) -> None:
     """Ask the network once, so that one which fails is refused before any work begins."""
     import torch
 
@@ -113,7 +105,7 @@ def try_out(denoiser: Denoiser) -> None:
             denoiser(torch.from_numpy(noise), denoiser.noise.T)
 
 
-def images_for(options: argparse.Namespace, denoiser: Denoiser) -> Any:
+def images_for(options: argparse.Namespace, denoiser: dpdiff.Denoiser) -> Any:
     """The images that were named, or the bundled digits, as the model takes them."""
     from dpdiff.data import check
 
@@ -132,7 +124,7 @@ def images_for(options: argparse.Namespace, denoiser: Denoiser) -> Any:
     return check(images, denoiser.shape, denoiser.levels)
 
 
-def costs_for(options: argparse.Namespace) -> Costs:
+def costs_for(options: argparse.Namespace) -> dpdiff.Costs:
     """The costs file that was named, or what ships with the model."""
     if options.costs:
         return dpdiff.Costs.load(options.costs)
@@ -145,7 +137,9 @@ def costs_for(options: argparse.Namespace) -> Costs:
         ) from error
 
 
-def schedule_for(text: str, options: argparse.Namespace, denoiser: Denoiser) -> Schedule:
+def schedule_for(
+    text: str, options: argparse.Namespace, denoiser: dpdiff.Denoiser
+) -> dpdiff.Schedule:
     """A schedule file, or ``even:K``, ``quadratic:K`` or ``dp:K``."""
     kind, colon, number = text.partition(":")
     if kind not in (*STRIDES, "dp") or not colon or os.path.exists(text):

@@ -5,21 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 import dpdiff
 from dpdiff.runtime.files import write_all
 
-if TYPE_CHECKING:
-    from dpdiff.costs.costs import Costs
-    from dpdiff.denoiser import Denoiser
-    from dpdiff.schedule import Schedule
-    from dpdiff.solvers.plan import Plan
 
-
-def report_rounding(denoiser: Denoiser, images: np.ndarray, count: int = 8) -> None:
+def report_rounding(denoiser: dpdiff.Denoiser, images: np.ndarray, count: int = 8) -> None:
     """Say what reduced precision does to the bound, if the denoiser has it."""
     if denoiser.unwrapped is denoiser:
         return
@@ -34,7 +28,7 @@ def report_rounding(denoiser: Denoiser, images: np.ndarray, count: int = 8) -> N
 
 
 def report(
-    costs: Costs, budgets: Sequence[int], model: str, folder: Path, width: float | None
+    costs: dpdiff.Costs, budgets: Sequence[int], model: str, folder: Path, width: float | None
 ) -> None:
     """Write the schedules of some budgets and print what they are worth beside the strides."""
     plan = dpdiff.solve(
@@ -55,7 +49,7 @@ def report(
     print(_error_bars(costs, budgets, plan, width))
 
 
-def _table(costs: Costs, plan: Plan, budgets: Sequence[int]) -> list[str]:
+def _table(costs: dpdiff.Costs, plan: dpdiff.Plan, budgets: Sequence[int]) -> list[str]:
     """Optimal schedules and strides side by side, a line for each budget."""
     lines, close = [f"{'steps':>6} {'even':>10} {'quadratic':>10} {'dp':>10} {'± s.e.':>8}"], False
     for steps in sorted({*budgets, costs.T}):
@@ -76,11 +70,13 @@ def _table(costs: Costs, plan: Plan, budgets: Sequence[int]) -> list[str]:
     return lines
 
 
-def _strides(T: int, steps: int) -> tuple[Schedule, Schedule]:
+def _strides(T: int, steps: int) -> tuple[dpdiff.Schedule, dpdiff.Schedule]:
     return dpdiff.Schedule.even(T, steps), dpdiff.Schedule.quadratic(T, steps)
 
 
-def _provenance(costs: Costs, plan: Plan, schedule: Schedule, model: str) -> dict[str, Any]:
+def _provenance(
+    costs: dpdiff.Costs, plan: dpdiff.Plan, schedule: dpdiff.Schedule, model: str
+) -> dict[str, Any]:
     bits, stderr = costs.bound(schedule)
     return {
         "model": model,
@@ -93,7 +89,9 @@ def _provenance(costs: Costs, plan: Plan, schedule: Schedule, model: str) -> dic
     }
 
 
-def _error_bars(costs: Costs, budgets: Sequence[int], plan: Plan, width: float | None) -> str:
+def _error_bars(
+    costs: dpdiff.Costs, budgets: Sequence[int], plan: dpdiff.Plan, width: float | None
+) -> str:
     """What the measurement's errors mean for the schedules, as lines of text."""
     from dpdiff.costs.bootstrap import uncertainty
 

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from dpdiff.plotting.plots import (
-    draw_schedule_line,
-    finish_distances,
-    plot_bits,
-    plot_distances,
-    plot_path,
-    plot_samples,
-    plot_steps,
-)
-from dpdiff.plotting.style import COLOURS, INK, LABELS, line_style, use_style
+from dpdiff.facade import lazy
 
-__all__ = [
-    "COLOURS",
-    "INK",
-    "LABELS",
-    "draw_schedule_line",
-    "finish_distances",
-    "line_style",
-    "plot_bits",
-    "plot_distances",
-    "plot_path",
-    "plot_samples",
-    "plot_steps",
-    "use_style",
-]
+_HOMES = {
+    "COLOURS": "dpdiff.plotting.style",
+    "INK": "dpdiff.plotting.style",
+    "LABELS": "dpdiff.plotting.style",
+    "draw_schedule_line": "dpdiff.plotting.plots",
+    "finish_distances": "dpdiff.plotting.plots",
+    "line_style": "dpdiff.plotting.style",
+    "plot_bits": "dpdiff.plotting.plots",
+    "plot_distances": "dpdiff.plotting.plots",
+    "plot_path": "dpdiff.plotting.plots",
+    "plot_samples": "dpdiff.plotting.plots",
+    "plot_steps": "dpdiff.plotting.plots",
+    "use_style": "dpdiff.plotting.style",
+}
+
+__all__ = [*_HOMES]
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -7,28 +7,22 @@ Measures of any features: :func:`frechet_distance`, :func:`frechet_difference`,
 
 from __future__ import annotations
 
-from dpdiff.quality.digits import digit_features, digit_labels, digits_classifier
-from dpdiff.quality.distances import (
-    Distance,
-    PrecisionRecall,
-    frechet_difference,
-    frechet_distance,
-    kernel_distance,
-    precision_recall,
-)
-from dpdiff.quality.fashion import fashion_classifier, fashion_features, fashion_reference
+from dpdiff.facade import lazy
 
-__all__ = [
-    "Distance",
-    "PrecisionRecall",
-    "digit_features",
-    "digit_labels",
-    "digits_classifier",
-    "fashion_classifier",
-    "fashion_features",
-    "fashion_reference",
-    "frechet_difference",
-    "frechet_distance",
-    "kernel_distance",
-    "precision_recall",
-]
+_HOMES = {
+    "Distance": "dpdiff.quality.distances",
+    "PrecisionRecall": "dpdiff.quality.distances",
+    "digit_features": "dpdiff.quality.digits",
+    "digit_labels": "dpdiff.quality.digits",
+    "digits_classifier": "dpdiff.quality.digits",
+    "fashion_classifier": "dpdiff.quality.fashion",
+    "fashion_features": "dpdiff.quality.fashion",
+    "fashion_reference": "dpdiff.quality.fashion",
+    "frechet_difference": "dpdiff.quality.distances",
+    "frechet_distance": "dpdiff.quality.distances",
+    "kernel_distance": "dpdiff.quality.distances",
+    "precision_recall": "dpdiff.quality.distances",
+}
+
+__all__ = [*_HOMES]
+__getattr__, __dir__ = lazy(__name__, _HOMES)
