@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,8 @@ def locked(folder: str | Path | None, workers: Workers = ALONE) -> Iterator[None
         finally:
             if lock.lock.lock_counter == 1 and not any(folder.glob("*.part")):
                 remove(folder)  # nothing was begun
+    with suppress(OSError):  # on Windows the lock's file goes no sooner than the lock
+        folder.rmdir()
 
 
 def remove(folder: Path) -> None:
@@ -62,7 +64,8 @@ def remove(folder: Path) -> None:
         return
     for pattern in ("*.part", ".*.part.*", LOCK):
         for file in folder.glob(pattern):
-            file.unlink(missing_ok=True)
+            with suppress(PermissionError):  # Windows, of a lock that is held
+                file.unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()
 
