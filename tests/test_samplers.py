@@ -231,7 +231,7 @@ def test_bars_count_network_calls(capfd):
     sample(ours, UNEVEN, 3, sampler=Heun(), batch_size=2)
     said = capfd.readouterr().err
     assert "100%" in said
-    assert f"/{2 * (2 * UNEVEN.steps - 1)} [" in said
+    assert f"/{3 * (2 * UNEVEN.steps - 1)} [" in said  # one example each
 
 
 @pytest.mark.parametrize("sampler", ["2m", "ddim", "ab2", "unipc", Heun()])
