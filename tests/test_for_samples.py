@@ -10,6 +10,7 @@ from test_bad_inputs import content, place, words  # noqa: F401
 import dpdiff
 from dpdiff.cli import main
 from dpdiff.trajectory import choose
+from dpdiff.trajectory.choice import CANDIDATES, spent
 
 FOR_SAMPLES = "optimize --for samples --model own:make"
 
@@ -130,3 +131,23 @@ def test_bad_lines_are_refused_in_one_line(line, place, monkeypatch, capfd):  # 
     printed = capfd.readouterr()
     assert (code, printed.err.count("\n")) == (2, 1), printed.err
     assert content(place) == before
+
+
+@pytest.mark.parametrize(("steps", "calls"), [(3, 300), (4, 1024), (8, 1024)])
+def test_no_more_calls_are_made_than_were_named(steps, calls):
+    asked = []
+
+    def network(x, index):
+        asked.append(len(x))
+        return 0.3 * x
+
+    noise = dpdiff.NoiseSchedule.cosine(300)
+    model = dpdiff.Denoiser(network, noise, predicts="x0", shape=(3,), identity="counted")
+    choice = choose(model, steps, calls, progress=False)
+    assert len(choice.candidates) == CANDIDATES
+    assert calls / 2 < sum(asked) <= calls
+    for budget in (4, 8, 12, 16, 24):
+        n, nodes, noises = spent(budget, 1024, True, 1000)
+        most = n * (nodes + 2 * (budget - 1)) + noises * (nodes + CANDIDATES * budget)
+        assert most <= 1024
+        assert noises >= 2

@@ -32,11 +32,13 @@ def optimize_for_samples(options: argparse.Namespace) -> None:
                 "model's own sampler alone: leave it out"
             )
     unfinished = checks.unfinished_folder(folder / "trajectories.parts")
-    from dpdiff.trajectory.choice import choose
+    from dpdiff.trajectory.choice import choose, spent
     from dpdiff.trajectory.fine_runs import CALLS
 
     denoiser, calls = inputs.denoiser_for(options, rule=None), options.calls or CALLS
     budgets = sorted({*checks.budgets_for(options.steps, denoiser.noise.T, BUDGETS)})
+    for steps in budgets:  # now, not when a part of the work is done
+        spent(steps, calls, options.compare, denoiser.noise.T)
     inputs.try_out(denoiser)
     inputs.print_notes(options)
     print(_announcement(denoiser, budgets, calls), flush=True)

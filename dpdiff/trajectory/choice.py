@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +15,10 @@ from dpdiff.errors import InputError
 from dpdiff.runtime.workers import ALONE, Workers
 from dpdiff.schedule import Schedule
 from dpdiff.trajectory.comparison import Comparison, compare_schedules, drawn_points
-from dpdiff.trajectory.fine_runs import CALLS, FEWEST, FineRuns, affordable, fine_runs
+from dpdiff.trajectory.fine_runs import CALLS, FineRuns, affordable, fine_runs
 
-SHARE = 0.6  # of the calls that find solvers; the others compare them
+SHARE = 0.56  # of the calls that find solvers; the others compare them
+CANDIDATES = 5
 
 
 class Choice(NamedTuple):
@@ -99,15 +101,12 @@ def choose(
     known = ("fitted", "unipc", "2m", "ddim")
     if sampler not in (None, *known):
         raise InputError(f"sampler is one of {', '.join(known)}, or None for any; got {sampler!r}")
-    share = int(SHARE * calls) if compare else calls
-    n, nodes = affordable(steps, share, denoiser.noise.T)
+    n, nodes, noises = spent(steps, calls, compare, denoiser.noise.T)
     settings = {"batch_size": batch_size, "resume": resume, "workers": workers}
     runs = fine_runs(denoiser, n, nodes, seed=seed, progress=progress, **settings)
     candidates = _candidates(runs, steps, sampler)
     name, comparison = next(iter(candidates)), None
     if compare:
-        price = nodes + steps * len(candidates)
-        noises = max(FEWEST, (calls - share) // price)
         comparison = _compared(runs, candidates, noises, features, progress)
         name = comparison.best
     about = candidates[name].provenance | {"chosen": name, "of": list(candidates)}
@@ -116,6 +115,27 @@ def choose(
         about |= {"held_out": len(comparison.distances[name]), "held_out_seed": comparison.seed}
     solver = Schedule(candidates[name].timesteps, about, candidates[name].coefficients)
     return Choice(solver, name, comparison, candidates)
+
+
+def spent(steps: int, calls: int, compare: bool, T: int) -> tuple[int, int, int]:
+    """What so many calls buy: noises and nodes of the fit, and noises to compare on.
+
+    Raises
+    ------
+    InputError
+        If they do not suffice for either.
+    """
+    share = int(SHARE * calls) if compare else calls
+    n, nodes = affordable(steps, share, T)
+    price = nodes + steps * CANDIDATES
+    noises = (calls - share) // price
+    if compare and noises < 2:
+        least = math.ceil(2 * price / (1 - SHARE))
+        raise InputError(
+            f"{steps} steps are compared with {least} network calls or more, got {calls}: with "
+            "--no-compare, or compare=False, they are fitted alone"
+        )
+    return n, nodes, noises
 
 
 def _candidates(runs: FineRuns, steps: int, sampler: str | None) -> dict[str, Schedule]:
