@@ -40,10 +40,12 @@ from dpdiff import strides
 from dpdiff.models import BUNDLED
 from dpdiff.runtime.files import replacing
 from dpdiff.strides import node_grid
-from dpdiff.trajectory.trajectories import COST_KINDS, Comparison
+from dpdiff.trajectory import Comparison
+from dpdiff.trajectory.trajectories import COSTS
 
 RESULTS = Path(__file__).parent / "results"
 BUDGETS = (4, 5, 6, 8, 10, 12, 16, 24, 32)
+KINDS = [kind for kind, (sampler, _) in COSTS.items() if sampler == "ddim"]
 PRICES = ((4, 32), (8, 32), (16, 32), (32, 32), (8, 64), (16, 64), (32, 64))
 SEED, HELD_OUT = 0, 100
 CHUNK = 64  # noises of one seed, from HELD_OUT on
@@ -128,7 +130,7 @@ def ours(bench: Bench, steps: int) -> Table:
     paths = dpdiff.trajectories(
         bench.denoiser, options.calls, nodes, seed=SEED, resume=folder, progress=False
     )
-    made = {kind: dpdiff.solve(paths.costs(kind), steps).schedule(steps) for kind in COST_KINDS}
+    made = {kind: dpdiff.solve(paths.costs(kind), steps).schedule(steps) for kind in KINDS}
     moves = options.moves if steps <= MOVED else 0
     best = paths.recommend(steps, moves=moves, n=options.guard, progress=False)
     chosen = min(best.candidates.keys() - {"moved"}, key=best.comparison.mean)
