@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dpdiff import noising
 from dpdiff.costs import statistics
-from dpdiff.costs.measurement import TIMESTEPS, in_rounds
+from dpdiff.costs.measurement import first_stage
 from dpdiff.denoiser import Denoiser
 from dpdiff.runtime.batches import Batches
 from dpdiff.runtime.workers import join
@@ -30,14 +30,13 @@ def announcement(denoiser: Denoiser, images: Any, options: argparse.Namespace) -
     options : argparse.Namespace
         What it was asked for.
     """
-    T = denoiser.noise.T
-    if options.per_step is not None:
-        calls = T * min(options.per_step, len(images))
-        what = f"all {T:,} timesteps"
-    else:
-        calls = options.calls or T
-        what = "a few timesteps"
-    if options.regret is not None:
+    T, request = denoiser.noise.T, {k: getattr(options, k) for k in ("calls", "regret", "per_step")}
+    stage = first_stage(denoiser.noise, len(images), request, seed=0)
+    calls, most = stage.calls, len(stage.timesteps) * len(images)
+    what = f"all {T:,} timesteps" if stage.every_step else "a few timesteps"
+    rounds = options.regret is not None and not stage.every_step
+    if rounds:
+        calls = max(T, calls)
         what = f"in rounds until schedules lose less than {options.regret} bits/dim"
     size = min(options.batch_size, calls)
     each = seconds_a_call(denoiser, images, size) / size
@@ -45,8 +44,7 @@ def announcement(denoiser: Denoiser, images: Any, options: argparse.Namespace) -
         f"measuring {what}: at {1000 * each:.2g} ms a network call, {calls:,} calls take about "
         f"{spoken(calls * each / join().count)}"
     )
-    most = TIMESTEPS * len(images)
-    if options.regret is None or not in_rounds(T) or most <= calls:
+    if not rounds or most <= calls:
         return line
     all_of_them = spoken(most * each / join().count)
     return f"{line}; if all images are needed, {most:,} calls and {all_of_them}"

@@ -127,11 +127,6 @@ def few_timesteps(noise: NoiseSchedule, count: int, calls: int, seed: int) -> St
     return first_round(timesteps, count, calls // len(timesteps), seed)
 
 
-def in_rounds(T: int) -> bool:
-    """Whether a measurement that stops by itself takes a few timesteps: not on a short grid."""
-    return 2 * TIMESTEPS < T
-
-
 def first_round(timesteps: np.ndarray, count: int, images: int, seed: int) -> Stage:
     """So many of ``count`` images at some timesteps."""
     chosen = np.random.default_rng(seed).permutation(count)[:images]
@@ -162,7 +157,7 @@ def first_stage(noise: NoiseSchedule, count: int, request: dict[str, Any], seed:
     """
     if request["per_step"] is not None:
         return every_timestep(noise.T, count, request["per_step"], seed)
-    if request["regret"] is not None and in_rounds(noise.T):
+    if request["regret"] is not None and 2 * TIMESTEPS < noise.T:  # short grids: all at once
         timesteps = strides.spread(noise, TIMESTEPS)
         images = max(FIRST_IMAGES, noise.T // (4 * len(timesteps)))
         return first_round(timesteps, count, images, seed)

@@ -109,7 +109,9 @@ class Checkpoints:
 
     def read(self, block: np.ndarray) -> Arrays:
         """The arrays of a block that was finished."""
-        return dict(self._readable([self._path(block)], [block]))[0]
+        for _, arrays in self._readable([self._path(block)], [block]):
+            return arrays
+        raise InputError(f"{self._path(block)} is damaged: repeat the command")
 
     def finished(self, blocks: Sequence[np.ndarray]) -> Iterator[tuple[int, Arrays]]:
         """The place and the arrays of every whole block; what is damaged counts as not there.
