@@ -49,7 +49,7 @@ class Sampler:
     Attributes
     ----------
     name : str
-        By which files and :func:`sample` know it.
+        By which files and :func:`dpdiff.sample` know it.
     random : bool
         Whether its steps draw noise.
     memory : int or None
@@ -372,7 +372,7 @@ def sample(
         Examples a network call.
     workers : Workers
         Processes to share the batches with, each calling this function: see
-        :func:`dpdiff.runtime.workers.join`.
+        :func:`dpdiff.runtime.join`.
     progress : bool
         Show a progress bar.
 

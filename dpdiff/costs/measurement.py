@@ -296,7 +296,7 @@ def measure(
         are saved.
     workers : Workers
         Processes to share the work with, each calling this function: see
-        :func:`dpdiff.runtime.workers.join`. They must see the same ``resume`` folder. Their number
+        :func:`dpdiff.runtime.join`. They must see the same ``resume`` folder. Their number
         changes nothing in the results.
     progress : bool
         Show a progress bar.

@@ -57,7 +57,7 @@ class ScheduleScheduler(SchedulerMixin, ConfigMixin):
         The nodes ``0 … T``.
     variance_type : str, optional
         ``fixed_small``, ``fixed_large``, ``learned_range``, ``optimal`` or any rule of
-        :mod:`dpdiff.variance`; by default the config's, else ``fixed_small``.
+        ``dpdiff.variance``; by default the config's, else ``fixed_small``.
     error : sequence of float, optional
         m(t)/D at ``τ_1 … τ_K``, which ``optimal`` needs.
     sampler : str or dpdiff.sampling.Sampler, optional

@@ -56,7 +56,7 @@ def load(
         ``cifar10_hybrid``, ``cifar10_vlb``, ``imagenet64_hybrid``, ``imagenet64_vlb``,
         ``lsun_bedroom``.
     key : str, optional
-        Where in a checkpoint the weights are, if it holds more: see :func:`read_weights`.
+        Where in a checkpoint the weights are, if it holds more: see ``dpdiff.models.read_weights``.
     device : str or torch.device, optional
         Where the weights go; by default the CPU, and where it is for a pipeline in memory.
     **conditions

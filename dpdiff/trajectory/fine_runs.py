@@ -64,7 +64,7 @@ class TeacherBlock:
 
 @dataclass(frozen=True, eq=False)
 class FineRuns:
-    """What :func:`fine_runs` returns: a fine solver's runs, to which few steps are fitted.
+    """A fine solver's runs, to which few steps are fitted; ``fine_runs`` makes them.
 
     Attributes
     ----------
@@ -78,7 +78,7 @@ class FineRuns:
     bands : Bands
         Directions of the end points.
     grams : ndarray, shape (B, N + 1, N + 1)
-        See :func:`dpdiff.trajectory.fitted_costs.run_grams`.
+        See ``dpdiff.trajectory.fitted_costs.run_grams``.
     """
 
     denoiser: Denoiser = field(repr=False)
@@ -127,7 +127,7 @@ class FineRuns:
             At most so many predictions a step; by default all.
         strengths : sequence of float
             Of the pull towards DPM-Solver++(2M)'s numbers: see
-            :mod:`dpdiff.trajectory.fitting`.
+            ``dpdiff.trajectory.fitting``.
 
         Raises
         ------
@@ -209,7 +209,7 @@ def run_blocks(
 ) -> list[TeacherBlock]:
     """Run the teacher from noises ``rows`` of a seed, ``size`` at a time; the same on all workers.
 
-    Parameters as of :func:`fine_runs`.
+    Parameters as of :func:`dpdiff.trajectory.fine_runs.fine_runs`.
     """
     table = multistep_rows(denoiser.noise, nodes, order)
     matrix, batches = run_matrix(nodes, table), Batches("teacher", size, workers, progress)
@@ -353,11 +353,11 @@ def fit(
     steps : int
         K.
     calls : int
-        At most; see :func:`affordable` for what they are spent on.
+        At most; see ``affordable`` for what they are spent on.
     seed : int
         Of the noises. Judge the solver on those of another seed.
     **settings
-        Of :func:`fine_runs`.
+        Of :func:`dpdiff.trajectory.fine_runs.fine_runs`.
 
     Raises
     ------

@@ -118,7 +118,7 @@ def trajectories(
         folder when it is done.
     workers : Workers
         Processes to share the noises with, each calling this function: see
-        :func:`dpdiff.runtime.workers.join`. Their number changes nothing in the results.
+        :func:`dpdiff.runtime.join`. Their number changes nothing in the results.
     progress : bool
         Show a progress bar.
 
